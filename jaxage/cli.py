@@ -1,0 +1,90 @@
+"""The command line: `jaxage train|evaluate|predict|convert`. Only this file knows tyro."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from jaxage.pretrained.sources import WeightsUnavailableError
+
+from jaxage.config import TrainConfig
+from jaxage.convert import convert as convert_weights
+from jaxage.evaluate import evaluate as score
+from jaxage.fit import Diverged, Stopped
+from jaxage.predict import predict as predict_ages
+from jaxage.report.writers import scores_table
+from jaxage.train import train as run_training
+from jaxage.types import Arch, Split, UserError
+
+
+def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> None:
+    """Fine-tune a network on faces, and test it."""
+    run_training(config)
+
+
+def evaluate(
+    run: tyro.conf.Positional[Path],
+    data: Path | None = None,
+    on: Split | None = None,
+    out: Path | None = None,
+) -> None:
+    """Score the model of a run.
+
+    Args:
+        run: The folder of a finished run.
+        data: A CSV of faces, as for train (default: the run's own data).
+        on: The split to score (default: the test split of the run's own data, every row of other data).
+        out: Where to write the scores as JSON as well.
+    """
+    scores = score(run, data, on)
+    print(scores_table({scores["split"]: scores}))
+    if out is not None:
+        out.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+
+
+def predict(run: tyro.conf.Positional[Path], images: tyro.conf.Positional[tuple[Path, ...]]) -> None:
+    """Print the predicted age in years of each image.
+
+    Args:
+        run: The folder of a finished run, or its model folder.
+        images: Face crops, framed like the ones the model was trained on.
+    """
+    for path, age in zip(images, predict_ages(run, images), strict=True):
+        print(f"{path}\t{age:.1f}")
+
+
+def convert(arch: Arch, weights: str, out: Path | None = None) -> None:
+    """Convert torch weights to Flax, check every stage, and write safetensors.
+
+    Args:
+        arch: The network.
+        weights: A tag of weights/manifest.json, or a .pth or .safetensors file.
+        out: The folder to write into (default: weights/).
+    """
+    convert_weights(arch, weights, out)
+
+
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "convert": convert,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; exits with 1 and one message on what the user can mend, with 128 + n after signal n."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            _COMMANDS,
+            prog="jaxage",
+            description="Fine-tune ImageNet networks to predict age from a face.",
+            args=arguments,
+        )
+    except (UserError, WeightsUnavailableError, Diverged) as error:
+        sys.exit(f"error: {error}")
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signum)

@@ -1,0 +1,104 @@
+"""A whole run as data. The docstrings of the fields are the help of the command line."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxage.types import Arch, Dtype, FrozenBatchNorm, LossName, SplitRule, UserError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Fine-tune a network on faces and test it."""
+
+    arch: Arch = "resnet18"
+    """The network."""
+
+    trainable: str = "all"
+    """What learns: a comma list of module names, each with an optional learning-rate multiplier, such as
+    fc,layer4,layer3:0.1 or classifier,features.18; or "all". The rest is frozen."""
+
+    weights: str = "imagenet1k_v1"
+    """Where the network starts: a tag of weights/manifest.json, a .pth or .safetensors file, or "random"."""
+
+    data: Path | None = None
+    """A CSV with the columns path, age and, if you have them, identity and split. Paths are relative to it, in its
+    folder or in a .tar of the same name beside it. Without it, jaxage draws its own faces."""
+
+    split: SplitRule = "random"
+    """How to divide data that has no split column, 60/20/20: "identity" puts no person on two sides."""
+
+    image_size: int | None = None
+    """Height and width in pixels (default: 224 for your data, 64 for the drawn faces)."""
+
+    loss: LossName = "dldl"
+    """dldl learns a distribution over ages 0-100; l1, mse and huber regress the standardised age."""
+
+    epochs: int = 10
+    """How often each training image is seen."""
+
+    batch_size: int = 32
+    """Images per step, over all devices."""
+
+    learning_rate: float = 5e-4
+    """AdamW's peak, after warm-up and before cosine decay."""
+
+    weight_decay: float = 0.05
+    """AdamW's decay of kernels; BatchNorm and biases have none."""
+
+    warmup: float = 0.05
+    """The share of all steps over which the learning rate rises."""
+
+    clip: float = 1.0
+    """The largest global norm of the gradient of what learns."""
+
+    ema: float = 0.999
+    """Decay of the averaged parameters that are validated and exported; 0 turns averaging off."""
+
+    augment: bool = True
+    """Random crops (80-100 % of the area), flips and light colour changes, drawn on the device."""
+
+    frozen_bn: FrozenBatchNorm = "eval"
+    """Frozen BatchNorm: "eval" keeps its running statistics; "train" does as plain PyTorch does, which normalises by
+    the batch and lets them drift."""
+
+    dtype: Dtype = "float32"
+    """What the trunk computes in; parameters and statistics stay float32."""
+
+    seed: int = 0
+    """Of the split, the new head, the order of images and the augmentation."""
+
+    max_bad: float = 0.01
+    """The largest share of images that may be missing or broken before the run stops."""
+
+    out: Path | None = None
+    """The run's folder (default: runs/ARCH-TRAINABLE-TIME)."""
+
+    resume: bool = False
+    """Go on with the run in --out (default: the newest of this arch and trainable) where it stopped."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError naming the first field that cannot be used."""
+        positive = ("epochs", "batch_size", "learning_rate", "clip")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise UserError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}")
+        for name in ("warmup", "ema", "max_bad"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(self, name)}")
+        if not self.weight_decay >= 0:
+            raise UserError(f"--weight-decay must not be negative, got {self.weight_decay}")
+        if self.image_size is not None and self.image_size < 32:
+            raise UserError(f"--image-size must be at least 32, got {self.image_size}")
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """The fields as JSON values."""
+    return {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(config).items()}
+
+
+def from_json(fields: dict[str, Any]) -> TrainConfig:
+    """The inverse of `to_json`. Raises TypeError for an unknown field."""
+    paths = {name: Path(fields[name]) for name in ("data", "out") if fields.get(name) is not None}
+    return TrainConfig(**(fields | paths))

@@ -1,0 +1,62 @@
+"""Random crops, flips and colour, on the device; the key comes first."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxage.types import Images, RawImages
+
+
+def to_unit(images: RawImages) -> Images:
+    """0-255 to float32 0-1."""
+    return images.astype(jnp.float32) / 255
+
+
+def normalise(images: Images, mean: tuple[float, ...], std: tuple[float, ...]) -> Images:
+    """`(images - mean) / std` for each channel: the contract of the weights."""
+    return (images - jnp.asarray(mean)[None, None, None]) / jnp.asarray(std)[None, None, None]
+
+
+def augment(key: Array, images: Images) -> Images:
+    """A random crop resized to the full size, a flip of half of the images, and a light change of colour.
+
+    The crop has 80-100 % of the area and a ratio of sides within 10 % of the image's. Cropping, resizing (bilinear)
+    and flipping are one matrix product on each side. Brightness, contrast and saturation change by up to 20 %. Values
+    stay in 0-1.
+    """
+    crop_key, colour_key = jax.random.split(key)
+    rows, columns = _crop_matrices(crop_key, *images.shape[:3])
+    images = jnp.einsum("byh,bhwc,bxw->byxc", rows, images, columns)
+    return _colour(colour_key, images)
+
+
+def _crop_matrices(
+    key: Array, batch: int, height: int, width: int
+) -> tuple[Float[Array, "batch y h"], Float[Array, "batch x w"]]:
+    keys = jax.random.split(key, 5)
+    side = jnp.sqrt(jax.random.uniform(keys[0], (batch,), minval=0.8, maxval=1.0))
+    stretch = jnp.exp(jax.random.uniform(keys[1], (batch,), minval=-0.05, maxval=0.05))
+    tall, wide = jnp.minimum(side * stretch, 1), jnp.minimum(side / stretch, 1)
+    top = jax.random.uniform(keys[2], (batch,)) * (1 - tall)
+    left = jax.random.uniform(keys[3], (batch,)) * (1 - wide)
+    flip = jax.random.bernoulli(keys[4], shape=(batch,))
+    left, wide = jnp.where(flip, left + wide, left), jnp.where(flip, -wide, wide)
+    return _resample(top, tall, height), _resample(left, wide, width)
+
+
+def _resample(start: Float[Array, " batch"], extent: Float[Array, " batch"], size: int) -> Float[Array, "batch n n"]:
+    """Bilinear interpolation of [start, start + extent], shares of the side, to `size` points; extent < 0 flips."""
+    centres = (jnp.arange(size) + 0.5) / size
+    points = (start[:, None] + extent[:, None] * centres[None]) * size - 0.5
+    points = jnp.clip(points, 0, size - 1)
+    return jnp.maximum(0, 1 - jnp.abs(points[:, :, None] - jnp.arange(size, dtype=jnp.float32)[None, None]))
+
+
+def _colour(key: Array, images: Images) -> Images:
+    factors = jax.random.uniform(key, (3, images.shape[0], 1, 1, 1), minval=0.8, maxval=1.2)
+    brightness, contrast, saturation = factors
+    images = jnp.clip(images * brightness, 0, 1)
+    middle = images.mean((1, 2, 3), keepdims=True)
+    images = jnp.clip(middle + (images - middle) * contrast, 0, 1)
+    grey = images.mean(3, keepdims=True)
+    return jnp.clip(grey + (images - grey) * saturation, 0, 1)

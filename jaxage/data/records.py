@@ -1,0 +1,58 @@
+"""One table of faces: where each image is, how old the person is, who it is, which split it belongs to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Records:
+    """Columns of equal length `n`; row `i` of each speaks of image `i`.
+
+    path: (n,) str, unique, relative to the data's root.
+    age: (n,) float32, years.
+    identity: (n,) str, the same for images of one person (or of one near-duplicate group); "" if unknown.
+    split: (n,) str, one of `SPLITS`; "" while undecided.
+    """
+
+    path: np.ndarray
+    age: np.ndarray
+    identity: np.ndarray
+    split: np.ndarray
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(column) for name, column in vars(self).items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"columns of unequal length: {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+    def take(self, rows: Any) -> "Records":
+        """The table of these rows (indices or a boolean mask), in their order."""
+        return Records(*(column[rows] for column in vars(self).values()))
+
+    def rows_of(self, split: Split) -> np.ndarray:
+        """Indices (int64) of the rows of one split, ascending."""
+        return np.flatnonzero(self.split == split)
+
+
+def make_records(
+    path: Sequence[str],
+    age: Sequence[float],
+    identity: Sequence[str] | None = None,
+    split: Sequence[str] | None = None,
+) -> Records:
+    """Records from plain sequences; absent columns become ""."""
+    blank = [""] * len(path)
+    return Records(
+        np.asarray(path, dtype=str),
+        np.asarray(age, dtype=np.float32),
+        np.asarray(blank if identity is None else identity, dtype=str),
+        np.asarray(blank if split is None else split, dtype=str),
+    )

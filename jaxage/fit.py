@@ -1,0 +1,205 @@
+"""The loop over epochs: train, validate, keep the best, checkpoint; the same numbers whether or not it was stopped."""
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from jaxage.checkpoint import Checkpoint, open_checkpoints, restore_latest, save
+from jaxage.config import TrainConfig
+from jaxage.data.records import Records
+from jaxage.evaluate import predict_rows, scores
+from jaxage.mesh import replicated
+from jaxage.run import METRICS, write_text
+from jaxage.state import TrainState, start_epoch
+from jaxage.steps import PredictStep, TrainStep
+from jaxage.types import Variables
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a finite number."""
+
+
+class Stopped(RuntimeError):
+    """A signal ended the run after its state was saved."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that the loop needs: the settings, the table, the resident set, and the compiled steps."""
+
+    config: TrainConfig
+    folder: Path
+    records: Records
+    images: jax.Array
+    ages: jax.Array
+    train_step: TrainStep
+    predict_step: PredictStep
+    schedule: optax.Schedule
+    mesh: Mesh
+    say: Callable[[str], None]
+
+
+@dataclass
+class Progress:
+    """What is known of the epochs done: a line of history each, the best of them, seconds and images trained."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    train_s: float = 0.0
+    images: int = 0
+
+
+def steps_per_epoch(config: TrainConfig, records: Records) -> int:
+    """How many batches hold all training images."""
+    return math.ceil(len(records.rows_of("train")) / config.batch_size)
+
+
+def epoch_batches(config: TrainConfig, rows: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows (steps, batch) int32 of an epoch in its own order, and their weights, float32.
+
+    The last batch is filled up with the epoch's first images at weight 0: the loss counts each image once, and
+    BatchNorm sees faces and no blanks.
+    """
+    order = np.random.default_rng((config.seed, epoch)).permutation(rows).astype(np.int32)
+    size = -(-len(rows) // config.batch_size) * config.batch_size
+    weights = (np.arange(size) < len(rows)).astype(np.float32)
+    return np.resize(order, size).reshape(-1, config.batch_size), weights.reshape(-1, config.batch_size)
+
+
+def fit(job: Job, state: TrainState) -> tuple[Variables, Progress]:
+    """Train to the end from `state` or from the newest checkpoint in the run's folder; the best variables and history.
+
+    Raises Diverged at the first loss that is not finite, Stopped after SIGTERM or SIGINT.
+    """
+    checkpoints = open_checkpoints(job.folder / "checkpoints")
+    best, progress = _copy(state.average), Progress()
+    if restored := restore_latest(checkpoints, state, replicated(job.mesh)):
+        state, best, progress = restored.state, restored.best, Progress(**restored.progress)
+        job.say(f"resuming at step {int(state.step)}")
+    _write_history(job.folder, progress)
+    rows = job.records.rows_of("train")
+    per_epoch = steps_per_epoch(job.config, job.records)
+    with _signals() as caught:
+        for epoch in range(int(state.step) // per_epoch + 1, job.config.epochs + 1):
+            state = _train_epoch(job, state, epoch, rows, progress, caught)
+            if int(state.bad_step) >= 0:
+                last = checkpoints.latest_step()
+                good = (
+                    f"the last good checkpoint is of step {last}" if last is not None else "there is no checkpoint yet"
+                )
+                raise Diverged(
+                    f"the loss was not a finite number at step {int(state.bad_step)} (epoch {epoch}); {good}, in "
+                    f"{job.folder / 'checkpoints'}. Start a new run with a lower --learning-rate"
+                )
+            if int(state.step) == epoch * per_epoch:
+                best = _validate(job, state, best, epoch, progress)
+            save(checkpoints, Checkpoint(state, best, vars(progress)))
+            _write_history(job.folder, progress)
+            if caught:
+                raise Stopped(
+                    f"stopped by {signal.Signals(caught[0]).name} at step {int(state.step)}; "
+                    f"go on with --out {job.folder} --resume",
+                    caught[0],
+                )
+    checkpoints.close()
+    return best, progress
+
+
+def _train_epoch(
+    job: Job, state: TrainState, epoch: int, rows: np.ndarray, progress: Progress, caught: list[int]
+) -> TrainState:
+    """The steps of an epoch that are not done yet, or those until a signal is caught."""
+    batches, weights = epoch_batches(job.config, rows, epoch)
+    done = int(state.step) - (epoch - 1) * len(batches)
+    if done == 0:
+        state = start_epoch(state)
+    started = time.perf_counter()
+    bar = tqdm(total=len(batches), initial=done, desc=f"epoch {epoch}/{job.config.epochs}", leave=False, disable=None)
+    with bar:
+        for i in range(done, len(batches)):
+            state = job.train_step(state, job.images, job.ages, batches[i], weights[i])
+            if i % 10 == 0:
+                state.step.block_until_ready()
+            bar.update()
+            progress.images += int(weights[i].sum())
+            if caught:
+                break
+    jax.block_until_ready(state)
+    progress.train_s += time.perf_counter() - started
+    return state
+
+
+def _validate(job: Job, state: TrainState, best: Variables, epoch: int, progress: Progress) -> Variables:
+    """Add the epoch to the history; the better of `best` and the current average, by validation MAE."""
+    rows = job.records.rows_of("validation")
+    prediction = predict_rows(job.predict_step, state.average, job.images, rows, job.config.batch_size)
+    validation = scores(prediction, job.records.age[rows])
+    line = {
+        "epoch": epoch,
+        "step": int(state.step),
+        "train_loss": float(state.loss_sum / state.loss_weight),
+        "learning_rate": float(job.schedule(int(state.step) - 1)),
+        "validation": validation,
+    }
+    before = min((past["validation"]["mae"] for past in progress.history), default=math.inf)
+    improved = validation["mae"] is not None and validation["mae"] < before
+    progress.history.append(line)
+    if improved:
+        progress.best_epoch = epoch
+        best = _copy(state.average)
+    shown = "  ".join(f"{k.upper()} {v:.3f}" if v is not None else f"{k.upper()} -" for k, v in validation.items())
+    rate = progress.images / progress.train_s
+    job.say(
+        f"epoch {epoch:>3}  loss {line['train_loss']:.4f}  validation {shown}  {rate:.0f} images/s" + "  *" * improved
+    )
+    return best
+
+
+def _copy(variables: Variables) -> Variables:
+    """A copy that outlives the donation of the original to the next step."""
+    copied: Variables = jax.tree.map(lambda leaf: leaf.copy(), variables)
+    return copied
+
+
+def _write_history(folder: Path, progress: Progress) -> None:
+    write_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in progress.history))
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that SIGTERM and SIGINT append to; a second signal acts as usual. Only the main thread catches any."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    previous = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(signum: int, _: Any) -> None:
+        caught.append(signum)
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+    for signum in previous:
+        signal.signal(signum, note)
+    try:
+        yield caught
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)

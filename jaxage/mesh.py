@@ -1,0 +1,38 @@
+"""Devices and sharding: the only file that knows about more than one device."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxage.types import UserError
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """These devices (default: all) along one axis, `data`."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def along_batch(mesh: Mesh) -> NamedSharding:
+    """Each device holds its part of the first axis."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """A copy of each leaf on every device; the copies may be donated without touching the originals."""
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, replicated(mesh), may_alias=False), tree)
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raise UserError unless a batch divides evenly among the devices."""
+    if batch_size % mesh.size:
+        raise UserError(
+            f"--batch-size {batch_size} does not divide among {mesh.size} devices: use a multiple of {mesh.size}"
+        )

@@ -1,0 +1,155 @@
+"""The layers as torch defines them: explicit padding, BatchNorm with unbiased running variance.
+
+Kernels are stored HWIO and images are NHWC. On the CPU, 1x1 convolutions run as matrix products and depthwise
+ones as shifted multiply-adds, because XLA's own convolutions are several times slower there; every form computes
+the same function.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Initializer = Callable[..., Array]
+FeatureMap = Float[Array, "batch _ _ _"]
+
+kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""torchvision's `kaiming_normal_(mode="fan_out")`, without truncation."""
+
+
+def torch_uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32, *, fan_in: int) -> Array:
+    """torch's default for `nn.Linear`: uniform in +-1/sqrt(fan_in), for the weight and for the bias."""
+    bound = fan_in**-0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def conv_general(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw j o"], stride: int, padding: int, groups: int = 1
+) -> Float[Array, "b y x o"]:
+    """`torch.nn.functional.conv2d` in NHWC, through XLA's convolution."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def conv_pointwise(x: Float[Array, "b h w i"], kernel: Float[Array, "1 1 i o"], stride: int) -> Float[Array, "b y x o"]:
+    """A 1x1 convolution as one matrix product."""
+    return jnp.einsum("bhwi,io->bhwo", x[:, ::stride, ::stride], kernel[0, 0])
+
+
+def conv_depthwise(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw 1 c"], stride: int, padding: int
+) -> Float[Array, "b y x c"]:
+    """A depthwise convolution as the sum of shifted, scaled copies of the input, one for each tap."""
+    height, width = (n + 2 * padding for n in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    out_height = (height - kernel.shape[0]) // stride + 1
+    out_width = (width - kernel.shape[1]) // stride + 1
+    total = jnp.zeros((x.shape[0], out_height, out_width, x.shape[3]), x.dtype)
+    for i in range(kernel.shape[0]):
+        for j in range(kernel.shape[1]):
+            rows = slice(i, i + stride * (out_height - 1) + 1, stride)
+            columns = slice(j, j + stride * (out_width - 1) + 1, stride)
+            total = total + x[:, rows, columns] * kernel[i, j, 0][None, None, None]
+    return total
+
+
+class Conv(nn.Module):
+    """`torch.nn.Conv2d` without bias, padded by `kernel_size // 2`; `depthwise` gives each channel its own kernel."""
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    depthwise: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: FeatureMap) -> FeatureMap:
+        """NHWC in `dtype`."""
+        size, padding = self.kernel_size, self.kernel_size // 2
+        inputs = 1 if self.depthwise else x.shape[-1]
+        kernel = self.param("kernel", kaiming_fan_out, (size, size, inputs, self.features), jnp.float32)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        on_cpu = jax.default_backend() == "cpu"
+        if on_cpu and self.depthwise:
+            return conv_depthwise(x, kernel, self.stride, padding)
+        if on_cpu and size == 1:
+            return conv_pointwise(x, kernel, self.stride)
+        return conv_general(x, kernel, self.stride, padding, self.features if self.depthwise else 1)
+
+
+class BatchNorm(nn.Module):
+    """`torch.nn.BatchNorm2d` (eps 1e-5, momentum 0.1), statistics in float32.
+
+    A module whose dotted path is in `live` normalises by the batch's mean and biased variance and moves its running
+    statistics, with the unbiased variance (torch's training mode); every other one normalises by its running
+    statistics, which stay as they are (torch's eval mode).
+    """
+
+    live: Collection[str] = frozenset()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: FeatureMap) -> FeatureMap:
+        """NHWC in `dtype`. Raises ValueError for a live module that sees one value per channel."""
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        mean, var = running_mean.value, running_var.value
+        path = ".".join(self.path)
+        x = x.astype(jnp.float32)
+        if path in self.live:
+            count = x.size // x.shape[-1]
+            if count < 2:
+                raise ValueError(f"{path}: a BatchNorm in training mode needs more than one value per channel, got 1")
+            mean = x.mean((0, 1, 2))
+            var = jnp.square(x - mean[None, None, None]).mean((0, 1, 2))
+            running_mean.value += 0.1 * (mean - running_mean.value)
+            running_var.value += 0.1 * (var * (count / (count - 1)) - running_var.value)
+        gain = scale * lax.rsqrt(var + 1e-5)
+        x = (x - mean[None, None, None]) * gain[None, None, None] + bias[None, None, None]
+        return x.astype(self.dtype)
+
+
+class Linear(nn.Module):
+    """`torch.nn.Linear` in float32, initialised as torch does."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch outputs"]:
+        """(batch, inputs) to float32 (batch, features)."""
+        fan_in = x.shape[-1]
+        kernel = self.param("kernel", torch_uniform, (fan_in, self.features), fan_in=fan_in)
+        bias = self.param("bias", torch_uniform, (self.features,), fan_in=fan_in)
+        return x.astype(jnp.float32) @ kernel + bias[None]
+
+
+class Sequential(nn.Module):
+    """`torch.nn.Sequential`: children named "0", "1", ...; a part that is None keeps its number and does nothing."""
+
+    parts: tuple[Callable[..., nn.Module] | None, ...]
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """The parts, one after the other."""
+        for i, part in enumerate(self.parts):
+            if part is not None:
+                x = part(name=str(i))(x)
+        return x
+
+
+def pool(x: FeatureMap) -> Float[Array, "batch channels"]:
+    """`torch.nn.AdaptiveAvgPool2d(1)` and flatten, in float32."""
+    return x.astype(jnp.float32).mean((1, 2))

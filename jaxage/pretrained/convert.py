@@ -1,0 +1,114 @@
+"""Between torch state dicts and Flax variables: exactly, or not at all."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from jaxage.models.registry import create_model
+from jaxage.pretrained.keymap import Table, tables
+from jaxage.trees import flatten, is_within, unflatten
+from jaxage.types import Arch, UserError, Variables
+
+TorchState = dict[str, np.ndarray]
+
+_TORCH_LEAF = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+_COUNTER = "num_batches_tracked"
+
+
+class ConversionError(UserError):
+    """A state dict that is not this network; the message lists every fault."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """variables: float32 numpy leaves, the head as wide as the source's, absent if the source has none.
+
+    layout: whose names the source uses. dropped: source keys without a place in Flax (BatchNorm's batch counters).
+    """
+
+    variables: Variables
+    layout: str
+    dropped: tuple[str, ...]
+
+
+def to_flax(state: TorchState, arch: Arch) -> Conversion:
+    """The variables of a torch state dict (torchvision's names, timm's, or MobileNetV2's flat ones).
+
+    Convolutions turn from OIHW to HWIO, linear layers from (out, in) to (in, out), half precision to float32.
+    Raises ConversionError listing all faults: missing and unused keys, wrong shapes, values that are not finite.
+    """
+    shapes = _leaf_shapes(arch)
+    layout, table = _best_layout(state, arch, shapes)
+    head = create_model(arch).spec.head
+    sources = {leaf: _torch_key(leaf, table) for leaf in shapes}
+    headless = not any(sources[leaf] in state for leaf in shapes if is_within(_module(leaf), head))
+    faults, leaves = [], {}
+    for leaf, key in sources.items():
+        in_head = is_within(_module(leaf), head)
+        if key not in state:
+            if not (in_head and headless):
+                faults.append(f"missing: {key} (for {leaf})")
+            continue
+        value = _to_flax_layout(state[key])
+        expected = shapes[leaf][:-1] if in_head else shapes[leaf]
+        found = value.shape[: len(expected)] if in_head else value.shape
+        if found != expected or value.ndim != len(shapes[leaf]):
+            faults.append(f"shape: {key} is {state[key].shape}, converted {value.shape}, expected {shapes[leaf]}")
+        elif not np.issubdtype(value.dtype, np.floating):
+            faults.append(f"dtype: {key} is {value.dtype}, expected a floating-point type")
+        elif not np.isfinite(value).all():
+            faults.append(f"values: {key} holds NaN or infinity")
+        else:
+            leaves[leaf] = np.ascontiguousarray(value, dtype=np.float32)
+    rest = sorted(state.keys() - set(sources.values()))
+    dropped = tuple(key for key in rest if key.endswith("." + _COUNTER))
+    faults += [f"unused: {key} {state[key].shape}" for key in rest if key not in dropped]
+    if faults:
+        shown = "\n  ".join(faults[:20] + [f"... and {len(faults) - 20} more"] * (len(faults) > 20))
+        raise ConversionError(
+            f"not a state dict of {arch} (read as {layout}'s layout), {len(faults)} faults:\n  {shown}"
+        )
+    return Conversion(unflatten(leaves), layout, dropped)
+
+
+def to_torch(variables: Variables) -> TorchState:
+    """The state dict, in torchvision's layout, that loads strictly into torchvision's network (counters are 0)."""
+    state: TorchState = {}
+    for leaf, value in flatten(variables).items():
+        key = _torch_key(leaf, None)
+        state[key] = np.ascontiguousarray(_to_torch_layout(np.asarray(value)))
+        if leaf.endswith(".var"):
+            state[f"{_module(leaf)}.{_COUNTER}"] = np.zeros((), np.int64)
+    return state
+
+
+def _leaf_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
+    model = create_model(arch, outputs=1000)
+    return {name: leaf.shape for name, leaf in flatten(jax.eval_shape(model.init, jax.random.key(0))).items()}
+
+
+def _best_layout(state: TorchState, arch: Arch, leaves: dict[str, tuple[int, ...]]) -> tuple[str, Table]:
+    def hits(table: Table) -> int:
+        return sum(_torch_key(leaf, table) in state for leaf in leaves)
+
+    known = tables(arch, sorted({_module(leaf) for leaf in leaves}))
+    return max(known.items(), key=lambda item: hits(item[1]))
+
+
+def _module(leaf: str) -> str:
+    """`params.layer1.0.conv1.kernel` is in the module `layer1.0.conv1`."""
+    return leaf.split(".", 1)[1].rsplit(".", 1)[0]
+
+
+def _torch_key(leaf: str, table: Table | None) -> str:
+    module = _module(leaf)
+    return f"{module if table is None else table[module]}.{_TORCH_LEAF[leaf.rsplit('.', 1)[1]]}"
+
+
+def _to_flax_layout(value: np.ndarray) -> np.ndarray:
+    return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T if value.ndim == 2 else value
+
+
+def _to_torch_layout(value: np.ndarray) -> np.ndarray:
+    return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T if value.ndim == 2 else value

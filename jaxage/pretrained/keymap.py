@@ -1,0 +1,62 @@
+"""How other people name the modules of our networks: one table for each way of naming them.
+
+A table maps every module of ours that holds parameters, which bears torchvision's name, to the name in the source.
+"""
+
+from typing import Any
+
+from jaxage.types import Arch
+
+Table = dict[str, str]
+
+_BLOCKS_OF_TIMM_STAGE = (1, 2, 3, 4, 3, 3, 1)
+
+
+def tables(arch: Arch, modules: list[str]) -> dict[str, Table]:
+    """The known layouts of `arch`, by name, for these modules of ours (those that directly hold leaves)."""
+    known = {"torchvision": {module: module for module in modules}}
+    if arch == "mobilenet_v2":
+        known["torchvision, flat blocks"] = {module: _flat(module) for module in modules}
+        known["timm"] = {module: _timm(module) for module in modules}
+    return known
+
+
+def _flat(module: str) -> str:
+    """Blocks as one flat sequence with ReLU6 counted, as in torchvision before its `ConvBNReLU`."""
+    match module.split("."):
+        case ["features", block, "conv", *inner]:
+            return f"features.{block}.conv.{_position(int(block), inner, steps=(0, 1, 3, 4, 6, 7))}"
+        case _:
+            return module
+
+
+def _timm(module: str) -> str:
+    match module.split("."):
+        case ["features", "0", part]:
+            return ("conv_stem", "bn1")[int(part)]
+        case ["features", "18", part]:
+            return ("conv_head", "bn2")[int(part)]
+        case ["features", block, "conv", *inner]:
+            names = ("conv_dw", "bn1", "conv_pw", "bn2")
+            if int(block) > 1:
+                names = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+            return f"blocks.{_timm_block(int(block) - 1)}.{_position(int(block), inner, steps=names)}"
+        case ["classifier", "1"]:
+            return "classifier"
+        case _:
+            return module
+
+
+def _timm_block(index: int) -> str:
+    for stage, blocks in enumerate(_BLOCKS_OF_TIMM_STAGE):
+        if index < blocks:
+            return f"{stage}.{index}"
+        index -= blocks
+    raise ValueError("MobileNetV2 has 17 blocks")
+
+
+def _position(block: int, inner: list[str], steps: tuple[Any, ...]) -> Any:
+    """The step of a block's module: its units (convolution, norm) come first, then the projection and its norm."""
+    units = 1 if block == 1 else 2
+    numbers = [int(part) for part in inner]
+    return steps[2 * numbers[0] + numbers[1] if len(numbers) == 2 else units + numbers[0]]

@@ -1,0 +1,215 @@
+"""The pictures of a run: predicted against true age, training curves, contact sheets of faces. All are PNG files."""
+
+import io
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from PIL import Image, ImageDraw, ImageFont
+
+_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#6b6b6b"  # Okabe and Ito's, safe for colour-blind readers
+_STYLE: Any = {
+    "figure.dpi": 150,
+    "savefig.dpi": 150,
+    "font.family": "DejaVu Sans",
+    "font.size": 13,
+    "axes.titlesize": 14,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "lines.linewidth": 2.2,
+    "lines.markersize": 6,
+    "legend.frameon": False,
+    "text.parse_math": False,
+    "figure.constrained_layout.w_pad": 0.12,
+    "figure.constrained_layout.h_pad": 0.12,
+}
+_DENSITY = LinearSegmentedColormap.from_list("density", ["#b9d9ee", _BLUE, "#001f33"])
+_MANY_POINTS = 2000
+
+
+def scatter(
+    path: Path,
+    prediction: np.ndarray,
+    target: np.ndarray,
+    plcc: float | None,
+    srocc: float | None,
+    title: str,
+) -> None:
+    """Predicted against true age in years, 1050 x 1050 pixels, with the line where they are equal.
+
+    Up to 2,000 rows are drawn as points, more as hexagons coloured by their number. `plcc` and `srocc` are printed in
+    the picture, "undefined" if None or NaN, beside the mean absolute error. Rows that are not finite are not drawn.
+    Raises ValueError unless `prediction` and `target` are (n,) of one length.
+    """
+    prediction, target = np.asarray(prediction, np.float64), np.asarray(target, np.float64)
+    if prediction.ndim != 1 or prediction.shape != target.shape:
+        raise ValueError(f"prediction {prediction.shape}, target {target.shape}: two columns of one length are needed")
+    finite = np.isfinite(prediction) & np.isfinite(target)
+    prediction, target = prediction[finite], target[finite]
+    error = np.abs(prediction - target).mean() if len(target) else None
+    low, high = _limits(np.concatenate([prediction, target]))
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7, 7), layout="constrained")
+        axes = figure.subplots()
+        if len(target) > _MANY_POINTS:
+            hexagons = axes.hexbin(
+                target, prediction, gridsize=55, extent=(low, high, low, high), bins="log", mincnt=1, cmap=_DENSITY
+            )
+            scale = axes.inset_axes((0.6, 0.11, 0.36, 0.025))
+            figure.colorbar(
+                hexagons, scale, orientation="horizontal", format=StrMethodFormatter("{x:,.0f}"), label="faces"
+            )
+        else:
+            alpha = float(np.clip(30 / max(len(target), 1) ** 0.6, 0.3, 0.9))
+            axes.scatter(target, prediction, s=32, color=_BLUE, alpha=alpha, linewidths=0)
+        axes.plot([low, high], [low, high], color=_ORANGE, linewidth=1.8, label="prediction = age")
+        numbers = {"PLCC": _text(plcc, ".3f"), "SROCC": _text(srocc, ".3f"), "MAE": _text(error, ".2f", " years")}
+        lines = [f"{name:<5} {value}" for name, value in numbers.items()] + [f"{'n':<5} {len(target):,}"]
+        axes.text(
+            0.03,
+            0.97,
+            "\n".join(lines),
+            transform=axes.transAxes,
+            va="top",
+            family="DejaVu Sans Mono",
+            linespacing=1.4,
+            bbox={"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": "#cccccc", "alpha": 0.92},
+        )
+        margin = 0.02 * (high - low)
+        limits = (low - margin, high + margin)
+        axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel="true age (years)", ylabel="predicted age (years)")
+        axes.set_title(textwrap.fill(title, 50))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 0.15 if len(target) > _MANY_POINTS else 0.02))
+        _save(path, figure)
+
+
+def curves(path: Path, history: Sequence[Mapping[str, Any]], best_epoch: int) -> None:
+    """Four panels over the epochs: training loss, validation MAE, validation PLCC and SROCC, learning rate.
+
+    `history` has for each epoch `epoch`, `train_loss`, `learning_rate` and `validation` with `mae` (years), `plcc`
+    and `srocc`; None and NaN leave gaps. The best epoch is marked. 1800 x 1200 pixels. Raises ValueError for an
+    empty history and for a `best_epoch` that is not in it.
+    """
+    epochs = [row["epoch"] for row in history]
+    if best_epoch not in epochs:
+        raise ValueError(f"best epoch {best_epoch} is not among the epochs of the history: {epochs or 'none'}")
+    best = history[epochs.index(best_epoch)]["validation"]
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(12, 8), layout="constrained")
+        figure.suptitle(
+            f"best epoch {best_epoch} (dotted): MAE {_text(best['mae'], '.2f', ' years')}, "
+            f"PLCC {_text(best['plcc'], '.3f')}, SROCC {_text(best['srocc'], '.3f')}",
+            x=0.012,
+            ha="left",
+        )
+        loss, error, correlation, rate = figure.subplots(2, 2, sharex=True).flat
+        validation = [row["validation"] for row in history]
+        panels = {
+            "training loss": (loss, {"": [row["train_loss"] for row in history]}),
+            "validation MAE (years)": (error, {"": [row["mae"] for row in validation]}),
+            "validation correlation": (
+                correlation,
+                {"PLCC": [row["plcc"] for row in validation], "SROCC": [row["srocc"] for row in validation]},
+            ),
+            "learning rate": (rate, {"": [row["learning_rate"] for row in history]}),
+        }
+        for title, (axes, lines) in panels.items():
+            _panel(axes, title, epochs, lines, best_epoch)
+        rate.yaxis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
+        for axes in (correlation, rate):
+            axes.set_xlabel("epoch")
+        _save(path, figure)
+
+
+def contact_sheet(path: Path, images: np.ndarray, captions: Sequence[str], columns: int) -> None:
+    """Images (n, h, w, 3) uint8 in rows of `columns`, each above its caption.
+
+    Small images are enlarged by a whole factor, to 128 pixels wide or more; captions that are too long are cut.
+    Raises ValueError for another shape or dtype, no images, no columns, and unless each image has one caption.
+    """
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not images.size:
+        raise ValueError(f"images {images.shape} {images.dtype}: (n, h, w, 3) uint8 is needed, n 1 or more")
+    if len(captions) != len(images):
+        raise ValueError(f"{len(images)} images, {len(captions)} captions: each image needs one")
+    if columns < 1:
+        raise ValueError(f"images in {columns} columns: 1 column or more is needed")
+    count, height, width, _ = images.shape
+    factor = -(-128 // width)
+    height, width = factor * height, factor * width
+    columns = min(columns, count)
+    gap, text_height = 10, 26
+    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 17)
+    cell_height, cell_width = height + text_height + gap, width + gap
+    sheet = Image.new("RGB", (columns * cell_width + gap, -(-count // columns) * cell_height + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = gap + index % columns * cell_width, gap + index // columns * cell_height
+        sheet.paste(Image.fromarray(image.repeat(factor, 0).repeat(factor, 1)), (left, top))
+        draw.text((left, top + height + 3), _cut(caption, font, width), fill="black", font=font)
+    _save(path, sheet)
+
+
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    """0 to 100, or further by tens where values lie outside."""
+    if not len(values):
+        return 0.0, 100.0
+    return min(0.0, np.floor(values.min() / 10) * 10), max(100.0, np.ceil(values.max() / 10) * 10)
+
+
+def _panel(axes: Axes, title: str, epochs: list[int], lines: dict[str, list[float | None]], best_epoch: int) -> None:
+    axes.set_title(title)
+    axes.axvline(best_epoch, color=_GREY, linewidth=1.6, linestyle=":", zorder=1)
+    for (label, values), color, style in zip(lines.items(), (_BLUE, _ORANGE), ("-", "--"), strict=False):
+        numbers = np.array([np.nan if value is None else value for value in values], np.float64)
+        axes.plot(epochs, numbers, style, marker="o" if len(epochs) <= 40 else "", color=color, label=label)
+        best = numbers[epochs.index(best_epoch)]
+        axes.plot(best_epoch, best, "o", color=color, markersize=11, markeredgecolor="white", zorder=3)
+    if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines[1:]):
+        axes.text(0.5, 0.5, "undefined", transform=axes.transAxes, ha="center", color=_GREY)
+        axes.set_yticks([])
+    if len(lines) > 1:
+        axes.legend(loc="lower right")
+    margin = max(0.5, 0.02 * len(epochs))
+    axes.set_xlim(min(epochs) - margin, max(epochs) + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+
+
+def _text(value: float | None, spec: str, unit: str = "") -> str:
+    return "undefined" if value is None or not np.isfinite(value) else f"{value:{spec}}{unit}"
+
+
+def _cut(caption: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    caption = " ".join(caption.split())
+    if font.getlength(caption) <= width:
+        return caption
+    while caption and font.getlength(caption + "…") > width:
+        caption = caption[:-1]
+    return caption + "…"
+
+
+def _save(path: Path, picture: Figure | Image.Image) -> None:
+    """Write the PNG beside `path` and rename it, so that there is never half a picture."""
+    png = io.BytesIO()
+    picture.savefig(png, format="png") if isinstance(picture, Figure) else picture.save(png, format="png")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(png.getvalue())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,193 @@
+"""A whole run: settings, data and weights in; a folder with the tested model and its report out."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxage.data.splits import leakage
+from jaxage.data.store import Dataset
+from jaxage.pretrained.sources import WeightsUnavailableError, default_cache
+from jaxage.report.plots import curves, scatter
+
+from jaxage.config import TrainConfig
+from jaxage.data.load import load_data
+from jaxage.data.records import SPLITS
+from jaxage.evaluate import predict_rows
+from jaxage.export import Contract, export_model
+from jaxage.fit import Job, Progress, fit, steps_per_epoch
+from jaxage.freeze import describe, label_tree, live_batch_norms, parse_trainable, trainable_mask
+from jaxage.mesh import check_batch_size, make_mesh, replicate
+from jaxage.metrics import age_bands, summary
+from jaxage.optim import make_optimizer, make_schedule
+from jaxage.pretrained.load import RANDOM, find_weights, merge
+from jaxage.report.writers import model_card, results_table, write_failures, write_predictions
+from jaxage.run import REPORT, environment, open_run, write_json
+from jaxage.state import TrainState, init_state
+from jaxage.steps import make_predict_step, make_train_step
+from jaxage.trees import count, flatten
+from jaxage.types import Variables
+
+Say = Callable[[str], None]
+
+
+def train(config: TrainConfig, say: Say = print) -> dict[str, Any]:
+    """Run `config` to the end in its folder, and give back what `report.json` holds.
+
+    Raises UserError (DataError, WeightsError, ConversionError and RunError are such) for settings, data and weights
+    that cannot be used, WeightsUnavailableError, Diverged, and Stopped after a signal.
+    """
+    started = time.perf_counter()
+    config, folder = open_run(config)
+    if (folder / REPORT).exists():
+        say(f"{folder} is finished: nothing to resume")
+        report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        return report
+    say(f"run folder: {folder}")
+    dataset = load_data(config, default_cache())
+    write_failures(folder / "failures.csv", dataset.failures)
+    contract = _contract(config, dataset)
+    variables, weights = _start(config, contract, say)
+    job, state, facts = _assemble(config, folder, dataset, contract, variables, say)
+    best, progress = fit(job, state)
+    report = {
+        "arch": config.arch,
+        "trainable": config.trainable,
+        "weights": weights,
+        "data": _describe_data(config, dataset),
+        **_test(job, best),
+        "best_epoch": progress.best_epoch,
+        **facts["network"],
+        "timing": {
+            "total_s": time.perf_counter() - started,
+            "compile_s": facts["compile_s"],
+            "train_images_per_s": progress.images / progress.train_s,
+        },
+        "environment": environment(),
+    }
+    _write_results(job, best, contract, progress, report)
+    say(results_table(report))
+    say(f"\nreport, predictions, plots and model: {folder}")
+    return report
+
+
+def _contract(config: TrainConfig, dataset: Dataset) -> Contract:
+    ages = dataset.records.age[dataset.records.rows_of("train")]
+    mean, std = float(ages.mean()), float(ages.std())
+    return Contract(config.arch, config.loss, dataset.images.shape[1], mean, std, config.dtype)
+
+
+def _start(config: TrainConfig, contract: Contract, say: Say) -> tuple[Variables, dict[str, str | None]]:
+    """The variables at step 0, and what the report says of them."""
+    model = contract.model()
+    fresh = model.init(jax.random.key(config.seed))
+    drawn = fresh, {"tag": RANDOM, "sha256": None}
+    demo = config.data is None
+    if config.weights != RANDOM:
+        try:
+            found = find_weights(config.weights, config.arch)
+            drawn = merge(fresh, found.variables, model.spec.head), {"tag": found.tag, "sha256": found.sha256}
+        except WeightsUnavailableError as error:
+            if not demo:
+                raise
+            say(str(error))
+    if demo:
+        say(_banner(str(drawn[1]["tag"])))
+    return drawn
+
+
+def _banner(weights: str) -> str:
+    lines = (
+        "DEMONSTRATION on drawn faces, weights: " + weights,
+        "The numbers show that it runs; they say nothing of people.",
+    )
+    return "\n".join(["*" * 66, *(f"* {line:<62} *" for line in lines), "*" * 66])
+
+
+def _assemble(
+    config: TrainConfig, folder: Path, dataset: Dataset, contract: Contract, variables: Variables, say: Say
+) -> tuple[Job, TrainState, dict[str, Any]]:
+    """Freeze, build and compile; the loop's job, its first state, and facts for the report."""
+    model, objective, mesh = contract.model(), contract.objective(), make_mesh()
+    check_batch_size(config.batch_size, mesh)
+    groups = parse_trainable(config.trainable, variables["params"])
+    labels = label_tree(variables["params"], groups)
+    live = live_batch_norms(variables["batch_stats"], groups, config.frozen_bn)
+    say(_plan(config, dataset))
+    say(describe(variables["params"], labels, groups, live, len(flatten(variables["batch_stats"])) // 2))
+    total_steps = config.epochs * steps_per_epoch(config, dataset.records)
+    optimizer = make_optimizer(config, groups, labels, total_steps)
+    state = replicate(init_state(variables, optimizer), mesh)
+    images, ages = replicate((dataset.images, dataset.records.age), mesh)
+    step = make_train_step(
+        model,
+        objective,
+        optimizer,
+        labels,
+        live,
+        (contract.mean, contract.std),
+        use_augment=config.augment,
+        average_decay=config.ema,
+        seed=config.seed,
+        mesh=mesh,
+    )
+    predict = make_predict_step(model, objective, (contract.mean, contract.std), mesh)
+    started = time.perf_counter()
+    rows = np.zeros(config.batch_size, np.int32)
+    compiled = step.lower(state, images, ages, rows, np.ones(rows.shape, np.float32)).compile()
+    compiled_predict = predict.lower(state.average, images, rows).compile()
+    compile_s = time.perf_counter() - started
+    say(f"compiled in {compile_s:.1f} s")
+    learns = jax.tree.map(lambda leaf, on: leaf.size * on, variables["params"], trainable_mask(labels))
+    network = {
+        "parameters": count(variables["params"]),
+        "trainable_parameters": sum(jax.tree.leaves(learns)),
+        "flop_per_image": compiled.cost_analysis()["flops"] * mesh.size / config.batch_size,
+        "frozen_bn": config.frozen_bn,
+    }
+    schedule = make_schedule(config, total_steps)
+    job = Job(config, folder, dataset.records, images, ages, compiled, compiled_predict, schedule, mesh, say)
+    return job, state, {"network": network, "compile_s": compile_s}
+
+
+def _plan(config: TrainConfig, dataset: Dataset) -> str:
+    counts = ", ".join(f"{len(dataset.records.rows_of(split))} {split}" for split in SPLITS)
+    size = dataset.images.shape[1]
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    return f"{dataset.name}: {counts} images of {size} px\n{config.arch}, {config.loss}, on {devices}:"
+
+
+def _describe_data(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "split": dataset.split,
+        "sha256": dataset.sha256,
+        "image_size": dataset.images.shape[1],
+        "counts": {split: len(dataset.records.rows_of(split)) for split in SPLITS} | {"failed": len(dataset.failures)},
+        "leakage": leakage(dataset.records),
+    }
+
+
+def _test(job: Job, best: Variables) -> dict[str, Any]:
+    """Both scored splits with intervals; the test split is read here and nowhere else."""
+    scored: dict[str, Any] = {}
+    for split in ("validation", "test"):
+        rows = job.records.rows_of(split)
+        part = job.records.take(rows)
+        prediction = predict_rows(job.predict_step, best, job.images, rows, job.config.batch_size)
+        scored[split] = summary(prediction, part.age, part.identity, job.config.seed)
+    write_predictions(job.folder / "predictions.csv", part, prediction)
+    scored["test"]["age_bands"] = age_bands(prediction, part.age)
+    title = f"{job.config.arch}, {job.config.trainable}: test"
+    scatter(job.folder / "scatter.png", prediction, part.age, scored["test"]["plcc"], scored["test"]["srocc"], title)
+    return scored
+
+
+def _write_results(job: Job, best: Variables, contract: Contract, progress: Progress, report: dict[str, Any]) -> None:
+    """Curves, exported model and, last, the report: a folder with a report is a finished run."""
+    curves(job.folder / "curves.png", progress.history, progress.best_epoch)
+    export_model(job.folder / "model", jax.device_get(best), contract, report["weights"], model_card(report))
+    write_json(job.folder / REPORT, report)

@@ -1,0 +1,37 @@
+"""Names and array types that several files share; the tests check the shapes at run time."""
+
+from typing import Any, Literal
+
+from jaxtyping import Array, Float, UInt8
+
+Arch = Literal["resnet18", "mobilenet_v2"]
+Dtype = Literal["float32", "bfloat16"]
+LossName = Literal["l1", "mse", "huber", "dldl"]
+FrozenBatchNorm = Literal["eval", "train"]
+Split = Literal["train", "validation", "test"]
+SplitRule = Literal["random", "identity"]
+
+Images = Float[Array, "batch height width 3"]
+"""Normalised RGB, ready for a network."""
+
+RawImages = UInt8[Array, "batch height width 3"]
+"""RGB as stored, 0-255."""
+
+Ages = Float[Array, " batch"]
+"""Years."""
+
+Weights = Float[Array, " batch"]
+"""How often each row counts: 0 for padding, 1 for a real row, a count in a bootstrap resample."""
+
+Logits = Float[Array, "batch outputs"]
+"""What the head gives, float32, before an objective turns it into an age."""
+
+Params = dict[str, Any]
+"""A nested dict of arrays whose keys, joined by dots, are torchvision's module names."""
+
+Variables = dict[str, Params]
+"""`{"params": Params, "batch_stats": Params}`, as Flax Linen keeps them."""
+
+
+class UserError(ValueError):
+    """Something that whoever runs jaxage can mend; the message says what is wrong and what to do."""

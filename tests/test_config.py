@@ -1,0 +1,32 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxage.config import TrainConfig, from_json, to_json
+from jaxage.types import UserError
+
+
+def test_json_round_trip() -> None:
+    config = TrainConfig(arch="mobilenet_v2", trainable="classifier", data=Path("a/b.csv"), out=Path("o"), image_size=96)
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("fields", "option"),
+    [
+        ({"epochs": 0}, "--epochs"),
+        ({"batch_size": -1}, "--batch-size"),
+        ({"learning_rate": float("nan")}, "--learning-rate"),
+        ({"warmup": 1.0}, "--warmup"),
+        ({"ema": -0.1}, "--ema"),
+        ({"max_bad": 1.5}, "--max-bad"),
+        ({"weight_decay": -1.0}, "--weight-decay"),
+        ({"image_size": 16}, "--image-size"),
+        ({"clip": 0.0}, "--clip"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused_by_name(fields: dict[str, Any], option: str) -> None:
+    with pytest.raises(UserError, match=option):
+        TrainConfig(**fields)

@@ -1,0 +1,92 @@
+"""Nothing is computed for what does not learn: the seven configurations and their budgets."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jaxtyping import Array
+
+from jaxage.config import TrainConfig
+from jaxage.freeze import Group, label_tree, live_batch_norms, parse_trainable
+from jaxage.losses import make_objective
+from jaxage.mesh import make_mesh
+from jaxage.models.registry import Model, create_model
+from jaxage.optim import make_optimizer
+from jaxage.state import init_state
+from jaxage.steps import make_train_step
+from jaxage.trees import flatten, unflatten
+from jaxage.types import Arch, Params, Variables
+
+CHANNELS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+BATCH, SIZE = 32, 64
+OBJECTIVE = make_objective("huber", 40.0, 20.0)
+
+
+def shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def flops(function: Any, *arguments: Any) -> float:
+    return float(jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"])
+
+
+def needed(model: Model, variables: Variables, groups: tuple[Group, ...], live: frozenset[str]) -> float:
+    """Forward and the needed backward: differentiation by the learning leaves alone, with the rest as plain constants."""
+    leaves = flatten(variables["params"])
+    learning = {name: leaf for name, leaf in leaves.items() if any(group.holds(name) for group in groups)}
+    frozen = {name: leaf for name, leaf in leaves.items() if name not in learning}
+
+    def loss(learning: Params, frozen: Params, batch_stats: Params, images: Array, ages: Array) -> Any:
+        params = unflatten(learning | frozen)
+        output = model.apply({"params": params, "batch_stats": batch_stats}, images, live=live)
+        return OBJECTIVE.loss(output.logits, ages, jnp.ones(BATCH)), output.batch_stats
+
+    images = jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 3), jnp.float32)
+    ages = jax.ShapeDtypeStruct((BATCH,), jnp.float32)
+    return flops(jax.grad(loss, has_aux=True), learning, frozen, variables["batch_stats"], images, ages)
+
+
+def spent(model: Model, config: TrainConfig, variables: Variables, groups: tuple[Group, ...]) -> float:
+    labels = label_tree(variables["params"], groups)
+    live = live_batch_norms(variables["batch_stats"], groups, config.frozen_bn)
+    optimizer = make_optimizer(config, groups, labels, total_steps=10)
+    step = make_train_step(
+        model,
+        OBJECTIVE,
+        optimizer,
+        labels,
+        live,
+        CHANNELS,
+        use_augment=False,
+        average_decay=0.9,
+        seed=0,
+        mesh=make_mesh(jax.devices()[:1]),
+    )
+    state = jax.eval_shape(lambda v: init_state(v, optimizer), variables)
+    images = jax.ShapeDtypeStruct((100, SIZE, SIZE, 3), jnp.uint8)
+    ages = jax.ShapeDtypeStruct((100,), jnp.float32)
+    rows, weights = jax.ShapeDtypeStruct((BATCH,), jnp.int32), jax.ShapeDtypeStruct((BATCH,), jnp.float32)
+    return float(step.lower(state, images, ages, rows, weights).compile().cost_analysis()["flops"])
+
+
+@pytest.mark.parametrize(
+    ("arch", "trainable"),
+    [
+        ("mobilenet_v2", "classifier"),
+        ("mobilenet_v2", "all"),
+        ("resnet18", "fc"),
+        ("resnet18", "fc,layer4"),
+        ("resnet18", "fc,layer4,layer3"),
+        ("resnet18", "fc,layer4,layer3,layer2"),
+        ("resnet18", "fc,layer4,layer3,layer2,layer1"),
+    ],
+)
+def test_a_step_costs_the_forward_and_the_needed_backward(arch: Arch, trainable: str) -> None:
+    model = create_model(arch)
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    groups = parse_trainable(trainable, variables["params"])
+    live = live_batch_norms(variables["batch_stats"], groups, "eval")
+    config = TrainConfig(arch=arch, trainable=trainable)
+    ratio = spent(model, config, variables, groups) / needed(model, variables, groups, live)
+    assert 0.95 < ratio <= 1.05

@@ -1,0 +1,190 @@
+from collections.abc import Iterator
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+from scipy import special, stats
+
+from jaxage.losses import LossName, Objective, make_objective
+
+NAMES = get_args(LossName)
+MEAN, STD = 37.5, 20.25
+
+
+def batch(objective: Objective, n: int = 6, seed: int = 0) -> tuple[jax.Array, jax.Array, jax.Array]:
+    rng = np.random.default_rng(seed)
+    logits, age = rng.normal(0, 1.5, (n, objective.outputs)), rng.uniform(0, 100, n)
+    return jnp.asarray(logits, jnp.float32), jnp.asarray(age, jnp.float32), jnp.asarray(np.arange(n) % 3, jnp.float32)
+
+
+@pytest.fixture
+def no_type_checker() -> Iterator[None]:
+    """As outside the tests: only the code's own checks."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("l1", [0.5, 3, 1]), ("mse", [0.25, 9, 1]), ("huber", [0.125, 2.5, 0.5])],
+)
+def test_regression_by_hand(name: LossName, expected: list[float]) -> None:
+    objective = make_objective(name, mean=40.0, std=10.0)
+    logits, age = jnp.array([[0.5], [-1.0], [0.0]]), jnp.array([40.0, 60.0, 30.0])
+    np.testing.assert_allclose(objective.predict(logits), [45, 30, 40])
+    for row, value in enumerate(expected):
+        assert objective.loss(logits, age, jnp.eye(3)[row]) == pytest.approx(value)
+    weighted = (2 * expected[0] + expected[1]) / 3
+    assert objective.loss(logits, age, jnp.array([2.0, 1.0, 0.0])) == pytest.approx(weighted)
+
+
+@pytest.mark.parametrize("name", ["l1", "mse", "huber"])
+def test_regression_agrees_with_torch(name: LossName) -> None:
+    torch = pytest.importorskip("torch")
+    criterion = {"l1": torch.nn.L1Loss, "mse": torch.nn.MSELoss, "huber": torch.nn.HuberLoss}[name]()
+    objective = make_objective(name, MEAN, STD)
+    logits, age, _ = batch(objective)
+    value, gradient = jax.value_and_grad(objective.loss)(logits, age, jnp.ones(6))
+    output = torch.tensor(np.array(logits), requires_grad=True)
+    expected = criterion(output[:, 0], (torch.tensor(np.array(age)) - MEAN) / STD)
+    expected.backward()
+    np.testing.assert_allclose(value, expected.detach(), rtol=1e-6)
+    np.testing.assert_allclose(gradient, output.grad, rtol=1e-5, atol=1e-7)
+
+
+def dldl_by_formula(logits: np.ndarray, age: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row losses and expectations in float64."""
+    years = np.arange(101)
+    label = stats.norm.pdf(years, loc=age.astype(float)[:, None], scale=2)
+    label /= label.sum(axis=1, keepdims=True)
+    softmax = special.softmax(logits.astype(float), axis=1)
+    expectation = softmax @ years
+    return special.rel_entr(label, softmax).sum(axis=1) + np.abs(expectation - age), expectation
+
+
+def test_dldl_agrees_with_the_formula() -> None:
+    objective = make_objective("dldl", MEAN, STD)
+    logits, age, weight = batch(objective, n=50)
+    age = age.at[:3].set(jnp.array([0.0, 100.0, 33.4]))
+    losses, expectation = dldl_by_formula(np.asarray(logits), np.asarray(age))
+    np.testing.assert_allclose(objective.predict(logits), expectation, rtol=1e-6)
+    np.testing.assert_allclose(objective.loss(logits, age, weight), np.average(losses, weights=weight), rtol=1e-6)
+
+
+def test_dldl_is_smallest_where_the_softmax_is_the_label() -> None:
+    objective = make_objective("dldl", MEAN, STD)
+    age, weight = jnp.array([40.0]), jnp.ones(1)
+    label = jnp.asarray(stats.norm.logpdf(np.arange(101), 40, 2)[None], jnp.float32)
+    assert objective.predict(label)[0] == pytest.approx(40, abs=1e-4)
+    assert objective.loss(label, age, weight) == pytest.approx(0, abs=1e-4)
+    for shift in (-7, -1, 1, 7):
+        assert objective.loss(jnp.roll(label, shift, axis=1), age, weight) > 0.5
+    assert objective.loss(2 * label, age, weight) > 0.05
+    assert objective.loss(label / 2, age, weight) > 0.05
+
+
+def test_dldl_descends_to_the_age() -> None:
+    objective = make_objective("dldl", MEAN, STD)
+    age, weight = jnp.array([4.0, 61.3]), jnp.ones(2)
+
+    def step(_: int, logits: jax.Array) -> jax.Array:
+        return logits - 0.5 * jax.grad(objective.loss)(logits, age, weight)
+
+    logits = jax.lax.fori_loop(0, 3000, step, jnp.zeros((2, 101)))
+    np.testing.assert_allclose(objective.predict(logits), age, atol=0.5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_those_of_finite_differences(name: LossName) -> None:
+    objective = make_objective(name, MEAN, STD)
+    logits, age, weight = batch(objective)
+    loss = jax.jit(lambda x: objective.loss(x, age, weight))
+    check_grads(loss, (logits,), order=1, modes=["rev"], eps=1e-2, rtol=0.01, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_without_weight_change_nothing(name: LossName) -> None:
+    objective = make_objective(name, MEAN, STD)
+    logits, age, _ = batch(objective)
+    weight = jnp.array([1.0, 1.0, 0.0, 1.0, 0.0, 0.0])
+    kept = np.flatnonzero(weight)
+    expected = objective.loss(logits[kept], age[kept], jnp.ones(3))
+    rubbish = jnp.where(weight[:, None] > 0, logits, jnp.nan), jnp.where(weight > 0, age, jnp.inf)
+    value, gradient = jax.value_and_grad(objective.loss)(*rubbish, weight)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert (gradient[weight == 0] == 0).all()
+    assert (gradient[weight > 0] != 0).any(axis=1).all()
+    assert jnp.isnan(objective.loss(logits, age, jnp.zeros(6)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [1e4, 1e15])
+def test_extreme_logits_stay_finite(name: LossName, size: float) -> None:
+    objective = make_objective(name, MEAN, STD)
+    logits, age, weight = batch(objective)
+    value, gradient = jax.value_and_grad(objective.loss)(size * jnp.sign(logits), age, weight)
+    assert jnp.isfinite(value)
+    assert jnp.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_logits_are_read_in_float32(name: LossName) -> None:
+    objective = make_objective(name, MEAN, STD)
+    logits, age, weight = batch(objective)
+    half = logits.astype(jnp.bfloat16)
+    assert objective.loss(half, age, weight) == objective.loss(half.astype(jnp.float32), age, weight)
+    assert objective.predict(half).dtype == jnp.float32
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-50, 50, width=32), min_size=101, max_size=101))
+def test_dldl_predicts_ages_from_0_to_100(logits: list[float]) -> None:
+    age = make_objective("dldl", MEAN, STD).predict(jnp.asarray([logits], jnp.float32))[0]
+    assert -1e-4 <= age <= 100 + 1e-4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_jit_equals_eager(name: LossName) -> None:
+    objective = make_objective(name, MEAN, STD)
+    columns = batch(objective)
+    np.testing.assert_allclose(jax.jit(objective.loss)(*columns), objective.loss(*columns), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("no_type_checker")
+@pytest.mark.parametrize("name", NAMES)
+def test_other_shapes_are_refused(name: LossName) -> None:
+    objective = make_objective(name, MEAN, STD)
+    logits, age, weight = batch(objective)
+    with pytest.raises(ValueError, match=r"age \(6, 1\), weight \(6,\): expected \(6, \d+\), \(6,\), \(6,\)"):
+        objective.loss(logits, age[:, None], weight)
+    with pytest.raises(ValueError, match=r"age \(6,\), weight \(6, 1\)"):
+        objective.loss(logits, age, weight[:, None])
+    with pytest.raises(ValueError, match=r"age \(5,\)"):
+        objective.loss(logits, age[:5], weight)
+    for wrong in (logits[:, 0], logits[:, :0], jnp.zeros((6, 2)), logits[None]):
+        with pytest.raises(ValueError, match=r"logits \(.*\): expected \(n, \d+\)"):
+            objective.loss(wrong, age, weight)
+        with pytest.raises(ValueError, match=r"logits \(.*\): expected \(n, \d+\)"):
+            objective.predict(wrong)
+
+
+@pytest.mark.usefixtures("no_type_checker")
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown loss 'L1'; choose one of l1, mse, huber, dldl"):
+        make_objective("L1", MEAN, STD)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("mean", "std"), [(30.0, 0.0), (30.0, -1.0), (30.0, np.inf), (30.0, np.nan), (np.nan, 1.0), (np.inf, 1.0)]
+)
+def test_useless_statistics_are_refused(name: LossName, mean: float, std: float) -> None:
+    with pytest.raises(ValueError, match=f"mean {mean} and std {std}: both must be finite and std above 0"):
+        make_objective(name, mean, std)

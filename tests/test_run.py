@@ -1,0 +1,78 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxage.config import TrainConfig, to_json
+from jaxage.run import RunError, open_run, read_config, write_json, write_text
+
+
+def test_a_new_run_leaves_its_settings_and_environment(tmp_path: Path) -> None:
+    config, folder = open_run(TrainConfig(out=tmp_path / "run", trainable="fc"))
+    assert read_config(folder) == config
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["devices"]
+    assert environment["packages"]["jax"].startswith("0.")
+
+
+def test_the_default_folder_names_arch_trainable_and_time(tmp_path: Path) -> None:
+    _, folder = open_run(TrainConfig(trainable="fc,layer4:0.1"), root=tmp_path)
+    assert folder.parent == tmp_path
+    assert folder.name.startswith("resnet18-fc+layer4x0.1-20")
+
+
+def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    open_run(TrainConfig(out=tmp_path / "run"))
+    with pytest.raises(RunError, match="--resume"):
+        open_run(TrainConfig(out=tmp_path / "run"))
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match="holds no run"):
+        open_run(TrainConfig(out=tmp_path))
+
+
+def test_resume_takes_the_stored_settings(tmp_path: Path) -> None:
+    first, _ = open_run(TrainConfig(out=tmp_path / "run", epochs=3, trainable="fc"))
+    again, folder = open_run(TrainConfig(out=tmp_path / "run", resume=True))
+    assert again == first
+    assert folder == tmp_path / "run"
+
+
+def test_resume_with_other_settings_is_refused_by_name(tmp_path: Path) -> None:
+    open_run(TrainConfig(out=tmp_path / "run", epochs=3))
+    with pytest.raises(RunError, match="--epochs 3, not 5"):
+        open_run(TrainConfig(out=tmp_path / "run", epochs=5, resume=True))
+
+
+def test_resume_without_out_finds_the_newest(tmp_path: Path) -> None:
+    for name in ("resnet18-fc-20200101-000000", "resnet18-fc-20210101-000000", "resnet18-all-20220101-000000"):
+        write_config(tmp_path / name, TrainConfig(trainable="fc"))
+    _, folder = open_run(TrainConfig(trainable="fc", resume=True), root=tmp_path)
+    assert folder.name == "resnet18-fc-20210101-000000"
+
+
+def test_resume_of_nothing_starts(tmp_path: Path) -> None:
+    _, folder = open_run(TrainConfig(out=tmp_path / "run", resume=True))
+    assert (folder / "config.json").exists()
+
+
+def test_no_run_no_settings(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no config\.json"):
+        read_config(tmp_path)
+
+
+def test_writing_fails_whole(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"a": float("nan")})
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "\ud800")
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def write_config(folder: Path, config: TrainConfig) -> None:
+    folder.mkdir()
+    write_json(folder / "config.json", to_json(config))
