@@ -1,5 +1,6 @@
 """The command line: `jaxage train|evaluate|predict|convert`. Only this file knows tyro."""
 
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -76,6 +77,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exits with 1 and one message on what the user can mend, with 128 + n after signal n."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         tyro.extras.subcommand_cli_from_dict(
             _COMMANDS,
@@ -88,3 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(128 + stop.signum)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,12 @@
 """A whole run as data. The docstrings of the fields are the help of the command line."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from platformdirs import user_cache_path
 
 from jaxage.types import Arch, Dtype, FrozenBatchNorm, LossName, SplitRule, UserError
 
@@ -91,6 +94,12 @@ class TrainConfig:
             raise UserError(f"--weight-decay must not be negative, got {self.weight_decay}")
         if self.image_size is not None and self.image_size < 32:
             raise UserError(f"--image-size must be at least 32, got {self.image_size}")
+
+
+def cache_folder() -> Path:
+    """Where downloads and decoded images are kept: the environment's JAXAGE_CACHE, else the user's cache folder."""
+    named = os.environ.get("JAXAGE_CACHE")
+    return Path(named) if named else user_cache_path("jaxage")
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:

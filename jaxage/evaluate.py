@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxage.pretrained.sources import default_cache
 
+from jaxage.config import cache_folder
 from jaxage.data.load import load_data
 from jaxage.export import load_model
 from jaxage.mesh import make_mesh, replicate
@@ -40,9 +40,10 @@ def evaluate(run: Path, data: Path | None = None, on: Split | None = None) -> di
     """
     variables, contract = load_model(run)
     config = read_config(run)
-    own = data is None or data.resolve() == config.data
-    config = replace(config, data=config.data if own else data.resolve(), image_size=contract.image_size)
-    dataset = load_data(config, default_cache())
+    path = config.data if data is None else data.resolve()
+    own = path == config.data
+    config = replace(config, data=path, image_size=contract.image_size)
+    dataset = load_data(config, cache_folder())
     split = on or ("test" if own else None)
     rows = np.arange(len(dataset.records)) if split is None else dataset.records.rows_of(split)
     part = dataset.records.take(rows)

@@ -22,25 +22,30 @@ class RunError(UserError):
     """A run folder that cannot be used as asked."""
 
 
-def open_run(config: TrainConfig, root: Path = Path("runs")) -> tuple[TrainConfig, Path]:
-    """Create the folder of a new run, or find that of the run to resume; gives the settings that hold and the folder.
+def find_run(config: TrainConfig, root: Path = Path("runs")) -> tuple[TrainConfig, Path]:
+    """The settings that hold and the folder, for a new run or the one to resume; nothing is written.
 
     Raises RunError if the folder has a run and `resume` is off, or if a resumed run was started with other settings.
     """
     if config.data is not None:
         config = dataclasses.replace(config, data=config.data.resolve())
     folder = config.out or (_newest(config, root) if config.resume else None) or root / _default_name(config)
-    known = folder / CONFIG
-    if known.exists():
+    if (folder / CONFIG).exists():
         if not config.resume:
             raise RunError(f"{folder} already holds a run: add --resume to go on with it, or choose another --out")
         return _same_settings(config, read_config(folder), folder), folder
-    if folder.exists() and any(folder.iterdir()):
-        raise RunError(f"{folder} is not empty and holds no run: choose another --out")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder} is not an empty folder and holds no run: choose another --out")
+    return config, folder
+
+
+def create_run(config: TrainConfig, folder: Path) -> None:
+    """Write the settings and the environment of a new run; one that exists stays as it is."""
+    if (folder / CONFIG).exists():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "environment.json", environment())
-    write_json(known, to_json(config))
-    return config, folder
+    write_json(folder / CONFIG, to_json(config))
 
 
 def read_config(folder: Path) -> TrainConfig:

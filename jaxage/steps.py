@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
+from jax.stages import Wrapped
 from jaxtyping import Array, Float, Int, UInt8
 
 from jaxage.data.augment import augment, normalise, to_unit
@@ -17,7 +19,7 @@ from jaxage.state import TrainState
 from jaxage.types import Ages, Params, Variables, Weights
 
 Set = UInt8[Array, "n height width 3"]
-Rows = Int[Array, " batch"]
+Rows = Int[Array | np.ndarray, " batch"]
 Channels = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each colour, of pixels in 0-1, that the weights expect."""
 
@@ -37,7 +39,7 @@ def make_train_step(
     average_decay: float,
     seed: int,
     mesh: Mesh,
-) -> TrainStep:
+) -> Wrapped:
     """`step(state, images, ages, rows, weights) -> state`, jit-compiled, `state` donated.
 
     `images` (n, height, width, 3) uint8 and `ages` (n,) are the resident set; `rows` picks the batch and `weights` says
@@ -84,7 +86,7 @@ def move_average(average: Variables, new: Variables, step: Int[Array, ""], decay
     return jax.tree.map(lambda a, b: jnp.where(keep > 0, a + (1 - keep) * (b - a), b), average, new)
 
 
-def make_predict_step(model: Model, objective: Objective, channels: Channels, mesh: Mesh) -> PredictStep:
+def make_predict_step(model: Model, objective: Objective, channels: Channels, mesh: Mesh) -> Wrapped:
     """`predict(variables, images, rows) -> ages` of the chosen rows, jit-compiled, BatchNorm by running statistics."""
 
     def predict(variables: Variables, images: Set, rows: Rows) -> Ages:

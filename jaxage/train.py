@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from jaxage.data.splits import leakage
 from jaxage.data.store import Dataset
-from jaxage.pretrained.sources import WeightsUnavailableError, default_cache
+from jaxage.pretrained.sources import WeightsUnavailableError
 from jaxage.report.plots import curves, scatter
 
-from jaxage.config import TrainConfig
+from jaxage.config import TrainConfig, cache_folder
 from jaxage.data.load import load_data
 from jaxage.data.records import SPLITS
 from jaxage.evaluate import predict_rows
@@ -25,7 +25,7 @@ from jaxage.metrics import age_bands, summary
 from jaxage.optim import make_optimizer, make_schedule
 from jaxage.pretrained.load import RANDOM, find_weights, merge
 from jaxage.report.writers import model_card, results_table, write_failures, write_predictions
-from jaxage.run import REPORT, environment, open_run, write_json
+from jaxage.run import REPORT, create_run, environment, find_run, write_json
 from jaxage.state import TrainState, init_state
 from jaxage.steps import make_predict_step, make_train_step
 from jaxage.trees import count, flatten
@@ -41,17 +41,18 @@ def train(config: TrainConfig, say: Say = print) -> dict[str, Any]:
     that cannot be used, WeightsUnavailableError, Diverged, and Stopped after a signal.
     """
     started = time.perf_counter()
-    config, folder = open_run(config)
+    config, folder = find_run(config)
     if (folder / REPORT).exists():
         say(f"{folder} is finished: nothing to resume")
         report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         return report
     say(f"run folder: {folder}")
-    dataset = load_data(config, default_cache())
-    write_failures(folder / "failures.csv", dataset.failures)
+    dataset = load_data(config, cache_folder())
     contract = _contract(config, dataset)
     variables, weights = _start(config, contract, say)
     job, state, facts = _assemble(config, folder, dataset, contract, variables, say)
+    create_run(config, folder)
+    write_failures(folder / "failures.csv", dataset.failures)
     best, progress = fit(job, state)
     report = {
         "arch": config.arch,

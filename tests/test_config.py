@@ -9,7 +9,9 @@ from jaxage.types import UserError
 
 
 def test_json_round_trip() -> None:
-    config = TrainConfig(arch="mobilenet_v2", trainable="classifier", data=Path("a/b.csv"), out=Path("o"), image_size=96)
+    config = TrainConfig(
+        arch="mobilenet_v2", trainable="classifier", data=Path("a/b.csv"), out=Path("o"), image_size=96
+    )
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
 
 

@@ -4,7 +4,13 @@ from pathlib import Path
 import pytest
 
 from jaxage.config import TrainConfig, to_json
-from jaxage.run import RunError, open_run, read_config, write_json, write_text
+from jaxage.run import RunError, create_run, find_run, read_config, write_json, write_text
+
+
+def open_run(config: TrainConfig, root: Path = Path("runs")) -> tuple[TrainConfig, Path]:
+    config, folder = find_run(config, root)
+    create_run(config, folder)
+    return config, folder
 
 
 def test_a_new_run_leaves_its_settings_and_environment(tmp_path: Path) -> None:
@@ -76,3 +82,8 @@ def test_writing_fails_whole(tmp_path: Path) -> None:
 def write_config(folder: Path, config: TrainConfig) -> None:
     folder.mkdir()
     write_json(folder / "config.json", to_json(config))
+
+
+def test_finding_writes_nothing(tmp_path: Path) -> None:
+    find_run(TrainConfig(out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

@@ -1,5 +1,6 @@
 """The set that a run asks for: its own, or the embedded one."""
 
+import hashlib
 from pathlib import Path
 
 from jaxage.data.splits import assign_splits
@@ -19,6 +20,7 @@ def load_data(config: TrainConfig, cache: Path) -> Dataset:
     if config.data is None:
         images, records = synthetic_faces(DEMO_FACES, config.image_size or DEMO_SIZE, config.seed)
         records = assign_splits(records, config.split, config.seed)
-        return Dataset("synthetic", records, images, (), "")
+        digest = hashlib.sha256(images.tobytes() + records.age.tobytes()).hexdigest()
+        return Dataset("synthetic", records, images, (), digest, config.split)
     size = config.image_size or REAL_SIZE
     return load_dataset(config.data, size, split=config.split, seed=config.seed, cache=cache, max_bad=config.max_bad)

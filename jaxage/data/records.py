@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-Split = Literal["train", "validation", "test"]
+from jaxage.types import Split, UserError
+
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class DataError(UserError):
+    """Data that cannot be used as it is; the message names the file, its faults and what to do."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,10 @@ class Records:
         """Indices (int64) of the rows of one split, ascending."""
         return np.flatnonzero(self.split == split)
 
+    def empty_splits(self) -> list[Split]:
+        """The splits that have no row."""
+        return [split for split in SPLITS if not (self.split == split).any()]
+
 
 def make_records(
     path: Sequence[str],
@@ -56,3 +65,9 @@ def make_records(
         np.asarray(blank if identity is None else identity, dtype=str),
         np.asarray(blank if split is None else split, dtype=str),
     )
+
+
+def listed(lines: Sequence[str], shown: int = 10) -> str:
+    """The first `shown` lines, indented, and how many more there are: the body of an error message."""
+    more = [f"  and {len(lines) - shown} more"] if len(lines) > shown else []
+    return "\n".join([f"  {line}" for line in lines[:shown]] + more)

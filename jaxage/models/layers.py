@@ -6,6 +6,7 @@ the same function.
 """
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -131,8 +132,8 @@ class Linear(nn.Module):
     def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch outputs"]:
         """(batch, inputs) to float32 (batch, features)."""
         fan_in = x.shape[-1]
-        kernel = self.param("kernel", torch_uniform, (fan_in, self.features), fan_in=fan_in)
-        bias = self.param("bias", torch_uniform, (self.features,), fan_in=fan_in)
+        kernel = self.param("kernel", partial(torch_uniform, fan_in=fan_in), (fan_in, self.features))
+        bias = self.param("bias", partial(torch_uniform, fan_in=fan_in), (self.features,))
         return x.astype(jnp.float32) @ kernel + bias[None]
 
 

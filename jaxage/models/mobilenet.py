@@ -1,6 +1,6 @@
 """MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381), as torchvision builds it."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -69,7 +69,7 @@ class Features(nn.Module):
         """The activations of all nineteen modules."""
         unit = partial(ConvNormReLU6, norm=self.norm)
         block = partial(InvertedResidual, conv=self.conv, norm=self.norm)
-        modules = [partial(unit, partial(self.conv, 32, stride=2))]
+        modules: list[Callable[..., nn.Module]] = [partial(unit, partial(self.conv, 32, stride=2))]
         for expansion, features, repeats, stride in _EXPANSION_CHANNELS_REPEATS_STRIDE:
             strides = (stride, *(1,) * (repeats - 1))
             modules += [partial(block, features, s, expansion) for s in strides]

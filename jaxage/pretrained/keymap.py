@@ -37,9 +37,8 @@ def _timm(module: str) -> str:
         case ["features", "18", part]:
             return ("conv_head", "bn2")[int(part)]
         case ["features", block, "conv", *inner]:
-            names = ("conv_dw", "bn1", "conv_pw", "bn2")
-            if int(block) > 1:
-                names = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+            first = ("conv_dw", "bn1", "conv_pw", "bn2")
+            names = first if block == "1" else ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
             return f"blocks.{_timm_block(int(block) - 1)}.{_position(int(block), inner, steps=names)}"
         case ["classifier", "1"]:
             return "classifier"

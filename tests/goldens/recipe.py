@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 OUTPUTS = 3
-BATCH = 8
+BATCH = 4
 SIZES = ((64, 64), (97, 131))
 SAMPLES = 16
 

@@ -48,7 +48,7 @@ def build(arch: str, source: str) -> Any:
 
     models = import_torchvision().models
     if source == "torchvision":
-        module = models.resnet18(num_classes=OUTPUTS) if arch == "resnet18" else models.mobilenet_v2(num_classes=OUTPUTS, dropout=0.0)
+        module = getattr(models, arch)(num_classes=OUTPUTS, **({"dropout": 0.0} if arch == "mobilenet_v2" else {}))
     else:
         timm = pytest.importorskip("timm", reason=WANTED)
         name = {"resnet18": "resnet18", "mobilenet_v2": "mobilenetv2_100"}[arch]
@@ -99,6 +99,6 @@ def _keep(stages: dict[str, np.ndarray], stage: str) -> Any:
         value = output.detach().numpy()
         if value.ndim == 4:
             value = value.transpose(0, 2, 3, 1)
-        stages[stage] = value.reshape(len(value), -1) if stage == "avgpool" else value.copy()
+        stages[stage] = (value.reshape(len(value), -1) if stage == "avgpool" else value).copy()
 
     return hook

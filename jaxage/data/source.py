@@ -1,0 +1,92 @@
+"""Bytes of images by their path: from a folder, or from inside a tar file that stays packed."""
+
+import os
+import stat
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from jaxage.data.records import DataError
+
+Read = Callable[[str], bytes]
+"""From a relative path to the file's bytes; safe to call from many threads.
+
+Raises FileNotFoundError for a path that is not there, and OSError for a link, a folder or a device.
+"""
+
+
+def path_fault(path: str) -> str | None:
+    """What makes a path unfit to name an image below the data's root, or None; it need not exist."""
+    if not path.strip() or PurePosixPath(path) == PurePosixPath():
+        return "is empty"
+    if "\0" in path:
+        return "holds a NUL character"
+    if "\\" in path:
+        return "holds a backslash: separate folders by /"
+    if path.startswith("/") or PureWindowsPath(path).drive:
+        return "is absolute: make it relative to the CSV file"
+    if ".." in path.split("/"):
+        return "leads upwards by .."
+    return None
+
+
+def image_root(csv_path: Path) -> Path:
+    """Where the images of a CSV file lie: the `.tar` of the same name beside it if there is one, else its folder."""
+    tar = csv_path.with_suffix(".tar")
+    return tar if tar.is_file() else csv_path.parent
+
+
+@contextmanager
+def open_source(root: Path) -> Iterator[Read]:
+    """A reader of the files in `root`, a folder or an uncompressed tar file; it works until the context ends.
+
+    Raises DataError for a tar file that is compressed, cut short or none.
+    """
+    if root.is_dir():
+        yield partial(_read_file, root)
+    else:
+        members = _index(root)
+        with root.open("rb") as file:
+            yield partial(_read_member, file.fileno(), members)
+
+
+def _read_file(root: Path, path: str) -> bytes:
+    file = root / path
+    _refuse(file.lstat().st_mode)
+    return file.read_bytes()
+
+
+def _refuse(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise OSError("a link, not a file" if stat.S_ISLNK(mode) else "not a regular file")
+
+
+def _index(tar: Path) -> dict[str, tuple[int, int] | None]:
+    """Offset and length of the data of every regular member; None for links and everything else."""
+    members: dict[str, tuple[int, int] | None] = {}
+    try:
+        with tarfile.open(tar, "r:") as file:
+            while (member := file.next()) is not None:
+                plain = member.isreg() and not member.issparse()
+                members[str(PurePosixPath(member.name))] = (member.offset_data, member.size) if plain else None
+                file.members.clear()  # type: ignore[attr-defined]  # or it keeps every header
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(
+            f"{tar}: cannot be read as an uncompressed tar file ({error}): copy it again, or unpack it and remove it"
+        ) from error
+    return members
+
+
+def _read_member(file: int, members: dict[str, tuple[int, int] | None], path: str) -> bytes:
+    if path not in members:
+        raise FileNotFoundError(path)
+    place = members[path]
+    if place is None:
+        raise OSError("a link or no regular file")
+    offset, size = place
+    data = os.pread(file, size, offset)
+    if len(data) != size:
+        raise OSError("cut short: the tar file ends before it")
+    return data

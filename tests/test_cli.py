@@ -1,0 +1,66 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxage import cli
+from jaxage.cli import main
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "convert"])
+def test_help_explains_each_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: jaxage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("script", "word"),
+    [("train", "--trainable"), ("evaluate", "RUN"), ("predict", "IMAGES"), ("convert_weights", "--weights")],
+)
+def test_the_scripts_are_doors_to_the_commands(script: str, word: str) -> None:
+    path = ROOT / "scripts" / f"{script}.py"
+    assert len(path.read_text().splitlines()) <= 10
+    done = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=True)
+    assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--trainable", "fc,layr4", "--weights", "random"], ["'layr4'", "did you mean 'layer4'"]),
+        (["--data", "nowhere.csv"], ["nowhere.csv"]),
+        (["--weights", "imagenet21k"], ["'imagenet21k'", "resnet18.imagenet1k_v1"]),
+        (["--epochs", "0"], ["--epochs"]),
+        (["--arch", "resnet50"], ["resnet18"]),
+    ],
+)
+def test_a_mistake_gets_one_clear_answer(
+    arguments: list[str],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jaxage.data.load.DEMO_FACES", 30)
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--out", str(tmp_path / "run"), "--image-size", "32", *arguments])
+    assert stop.value.code not in (0, None)
+    answer = f"{stop.value.code} {capsys.readouterr().err}"
+    for word in words:
+        assert word in answer
+    assert "Traceback" not in answer
+
+
+def test_only_known_errors_are_turned_into_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(cli, "run_training", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["train", "--out", str(tmp_path / "run")])

@@ -1,0 +1,230 @@
+"""Whole runs, on a real network, from files on disk to the folder that a user looks at."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import pearsonr, spearmanr
+
+from jaxage.config import TrainConfig
+from jaxage.evaluate import evaluate
+from jaxage.export import load_model
+from jaxage.predict import predict
+from jaxage.pretrained.sources import WeightsUnavailableError
+from jaxage.train import train
+from jaxage.trees import flatten
+from jaxage.types import UserError
+from tests.faces import write_faces
+
+SMALL: dict[str, Any] = {
+    "trainable": "fc",
+    "weights": "random",
+    "image_size": 32,
+    "epochs": 2,
+    "batch_size": 12,
+    "max_bad": 0.1,
+    "learning_rate": 0.01,
+}
+
+Run = tuple[Path, dict[str, Any]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    table = write_faces(tmp_path_factory.mktemp("data"))
+    (table.parent / "faces" / "007.png").write_bytes(b"no image")
+    return table
+
+
+@pytest.fixture(scope="module")
+def run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    report = train(TrainConfig(data=faces, out=folder, **SMALL), say=lambda _: None)
+    return folder, report
+
+
+def predictions(folder: Path) -> list[dict[str, str]]:
+    with (folder / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_folder_holds_all_that_is_promised(run: Run) -> None:
+    folder, report = run
+    files = "config.json environment.json metrics.jsonl predictions.csv failures.csv report.json curves.png scatter.png"
+    for name in [*files.split(), "model/model.safetensors", "model/model.json", "model/README.md"]:
+        assert (folder / name).stat().st_size > 0, name
+    assert json.loads((folder / "report.json").read_text()) == report
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    for name in ("curves.png", "scatter.png"):
+        with Image.open(folder / name) as picture:
+            assert min(picture.size) > 400
+
+
+def test_the_report_says_what_was_done(run: Run) -> None:
+    _, report = run
+    assert report["arch"] == "resnet18"
+    assert report["trainable"] == "fc"
+    assert report["weights"] == {"tag": "random", "sha256": None}
+    assert report["data"]["name"] == "faces"
+    assert report["data"]["split"] == "random"
+    counts = report["data"]["counts"]
+    assert counts["failed"] == 1
+    assert counts["train"] + counts["validation"] + counts["test"] == 59
+    for split in ("validation", "test"):
+        assert report[split]["n"] == counts[split]
+        for name in ("plcc", "srocc", "mae", "rmse", "cs5"):
+            low, high = report[split][f"{name}_ci95"]
+            assert low <= report[split][name] <= high
+    assert set(report["timing"]) == {"total_s", "compile_s", "train_images_per_s"}
+    assert all(value > 0 for value in report["timing"].values())
+
+
+def test_scipy_gets_the_same_from_the_predictions(run: Run) -> None:
+    folder, report = run
+    rows = predictions(folder)
+    age, guess = ([float(row[name]) for row in rows] for name in ("age", "prediction"))
+    assert report["test"]["plcc"] == pytest.approx(pearsonr(age, guess).statistic, abs=1e-5)
+    assert report["test"]["srocc"] == pytest.approx(spearmanr(age, guess).statistic, abs=1e-5)
+    assert report["test"]["mae"] == pytest.approx(np.abs(np.subtract(age, guess)).mean(), rel=1e-5)
+
+
+def test_the_broken_image_is_listed_with_its_reason(run: Run) -> None:
+    with (run[0] / "failures.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["path"] == "faces/007.png"
+    assert "image" in row["reason"]
+
+
+def test_frozen_leaves_of_the_exported_model_are_those_it_started_from(run: Run) -> None:
+    variables, contract = load_model(run[0])
+    fresh = contract.model().init(jax.random.key(0))
+    trained, start = flatten(variables), flatten(fresh)
+    moved = {name for name in start if np.asarray(start[name]).tobytes() != trained[name].tobytes()}
+    assert moved == {"params.fc.kernel", "params.fc.bias"}
+
+
+def test_evaluating_a_run_repeats_its_test(run: Run, faces: Path) -> None:
+    folder, report = run
+    again = evaluate(folder)
+    assert again["split"] == "test"
+    for name in ("n", "plcc", "srocc", "mae", "rmse", "cs5", "plcc_ci95", "age_bands"):
+        assert again[name] == report["test"][name], name
+    assert evaluate(folder, faces, on="validation")["mae"] == report["validation"]["mae"]
+
+
+def test_other_data_is_scored_whole(run: Run, tmp_path: Path) -> None:
+    scored = evaluate(run[0], write_faces(tmp_path, n=40))
+    assert scored["split"] == "all"
+    assert scored["n"] == 40
+
+
+def test_predicting_files_gives_the_predictions_of_the_test(run: Run, faces: Path) -> None:
+    rows = predictions(run[0])[:5]
+    ages = predict(run[0], [faces.parent / row["path"] for row in rows])
+    np.testing.assert_allclose(ages, [float(row["prediction"]) for row in rows], atol=1e-3)
+
+
+def test_an_image_that_is_none_is_named(run: Run, faces: Path) -> None:
+    with pytest.raises(UserError, match=r"007\.png"):
+        predict(run[0], [faces.parent / "faces" / "007.png"])
+    with pytest.raises(UserError, match=r"nowhere\.png"):
+        predict(run[0], [faces.parent / "nowhere.png"])
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no model\.json"):
+        predict(tmp_path, [])
+
+
+def test_a_finished_run_is_not_run_again(run: Run, faces: Path) -> None:
+    folder, report = run
+    before = (folder / "report.json").stat().st_mtime_ns
+    said: list[str] = []
+    again = train(TrainConfig(out=folder, resume=True), say=said.append)
+    assert again == report
+    assert "finished" in said[0]
+    assert (folder / "report.json").stat().st_mtime_ns == before
+
+
+def test_weights_that_cannot_be_had_stop_a_real_run(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jaxage.train.find_weights", unavailable)
+    with pytest.raises(WeightsUnavailableError):
+        train(TrainConfig(data=faces, out=tmp_path / "run", **(SMALL | {"weights": "imagenet1k_v1"})), say=print)
+
+
+def test_the_demonstration_goes_on_without_weights_under_a_banner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jaxage.train.find_weights", unavailable)
+    monkeypatch.setattr("jaxage.data.load.DEMO_FACES", 60)
+    said: list[str] = []
+    config = TrainConfig(out=tmp_path / "run", **(SMALL | {"weights": "imagenet1k_v1", "epochs": 1}))
+    report = train(config, say=said.append)
+    assert report["weights"]["tag"] == "random"
+    assert report["data"]["name"] == "synthetic"
+    assert any("DEMONSTRATION" in line and "random" in line for line in said)
+
+
+def unavailable(*_: Any) -> None:
+    raise WeightsUnavailableError("no network; put the file somewhere, or --weights random")
+
+
+def start(faces: Path, out: Path) -> "subprocess.Popen[str]":
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in (SMALL | {"epochs": 4}).items()]
+    command = [sys.executable, "-m", "jaxage.cli", "train", f"--data={faces}", f"--out={out}", "--resume", *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
+
+
+def finish(faces: Path, out: Path) -> dict[str, Any]:
+    process = start(faces, out)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return report
+
+
+def test_killed_at_random_moments_and_resumed_equals_not_killed(faces: Path, tmp_path: Path) -> None:
+    """SIGKILL at a random moment of the training or of writing a checkpoint, three times, then to the end."""
+    whole = finish(faces, tmp_path / "whole")
+    chance = random.Random(int(time.time()))
+    for _ in range(3):
+        process = start(faces, tmp_path / "killed")
+        seen = wait_for_training(tmp_path / "killed", process)
+        time.sleep(chance.uniform(0, 1.0) if seen else 0)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    report = finish(faces, tmp_path / "killed")
+    for split in ("validation", "test"):
+        assert report[split] == whole[split]
+    assert (tmp_path / "killed" / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
+    assert predictions(tmp_path / "killed") == predictions(tmp_path / "whole")
+
+
+def wait_for_training(out: Path, process: "subprocess.Popen[str]") -> bool:
+    """Until the loop has begun (or the run is over)."""
+    deadline = time.time() + 120
+    while time.time() < deadline and process.poll() is None:
+        if (out / "metrics.jsonl").exists():
+            return True
+        time.sleep(0.02)
+    return False
