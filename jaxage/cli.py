@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from jaxage.pretrained.sources import WeightsUnavailableError
 
 from jaxage.config import TrainConfig
 from jaxage.convert import convert as convert_weights
 from jaxage.evaluate import evaluate as score
 from jaxage.fit import Diverged, Stopped
 from jaxage.predict import predict as predict_ages
+from jaxage.pretrained.sources import WeightsUnavailableError
 from jaxage.report.writers import scores_table
 from jaxage.train import train as run_training
 from jaxage.types import Arch, Split, UserError

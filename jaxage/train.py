@@ -8,14 +8,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxage.data.splits import leakage
-from jaxage.data.store import Dataset
-from jaxage.pretrained.sources import WeightsUnavailableError
-from jaxage.report.plots import curves, scatter
 
 from jaxage.config import TrainConfig, cache_folder
 from jaxage.data.load import load_data
 from jaxage.data.records import SPLITS
+from jaxage.data.splits import leakage
+from jaxage.data.store import Dataset
 from jaxage.evaluate import predict_rows
 from jaxage.export import Contract, export_model
 from jaxage.fit import Job, Progress, fit, steps_per_epoch
@@ -24,6 +22,8 @@ from jaxage.mesh import check_batch_size, make_mesh, replicate
 from jaxage.metrics import age_bands, summary
 from jaxage.optim import make_optimizer, make_schedule
 from jaxage.pretrained.load import RANDOM, find_weights, merge
+from jaxage.pretrained.sources import WeightsUnavailableError
+from jaxage.report.plots import curves, scatter
 from jaxage.report.writers import model_card, results_table, write_failures, write_predictions
 from jaxage.run import REPORT, create_run, environment, find_run, write_json
 from jaxage.state import TrainState, init_state

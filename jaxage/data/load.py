@@ -3,11 +3,10 @@
 import hashlib
 from pathlib import Path
 
+from jaxage.config import TrainConfig
 from jaxage.data.splits import assign_splits
 from jaxage.data.store import Dataset, load_dataset
 from jaxage.data.synthetic import synthetic_faces
-
-from jaxage.config import TrainConfig
 
 DEMO_FACES, DEMO_SIZE, REAL_SIZE = 2400, 64, 224
 

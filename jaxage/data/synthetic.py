@@ -55,5 +55,5 @@ def _traits(seed: int, i: int, size: int) -> Traits:
         who=who,
         photo=photo.random(_PHOTO_TRAITS, np.float32),
         blotches=photo.standard_normal((9, 9), np.float32),
-        grain=photo.standard_normal((size, size, 3), np.float32),
+        grain=photo.standard_normal((3, size, size), np.float32),
     )

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from jaxage.pretrained.sources import fetch, read_manifest, weights_folder
-from jaxage.pretrained.torch_file import read_torch_file
 from jaxtyping import Array
 
 from jaxage.models.registry import Model
 from jaxage.pretrained.convert import Conversion, to_flax
+from jaxage.pretrained.sources import fetch, read_manifest, weights_folder
 from jaxage.pretrained.store import FORMAT, read_safetensors, read_variables, sha256_of, write_variables
+from jaxage.pretrained.torch_file import read_torch_file
 from jaxage.trees import flatten, is_within, unflatten
 from jaxage.types import Arch, UserError, Variables
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxage.data.store import Failure
 
 from jaxage.data.records import Records
+from jaxage.data.store import Failure
 from jaxage.run import write_text
 
 _METRICS = {
@@ -56,8 +56,8 @@ def results_table(report: dict[str, Any]) -> str:
     table = scores_table({split: report[split] for split in ("validation", "test")})
     timing = report["timing"]
     return (
-        f"\n{table}\n\nbest epoch {report['best_epoch']}; {timing['total_s']:.0f} s in all, {timing['compile_s']:.0f} s "
-        f"of them compiling; {timing['train_images_per_s']:.0f} training images/s"
+        f"\n{table}\n\nbest epoch {report['best_epoch']}; {timing['total_s']:.0f} s in all, "
+        f"{timing['compile_s']:.0f} s of them compiling; {timing['train_images_per_s']:.0f} training images/s"
     )
 
 

@@ -9,7 +9,6 @@ from scipy.ndimage import map_coordinates
 from jaxage.data.augment import _colour, _crop_matrices, _resample, augment, normalise, to_unit
 
 
-
 def test_values_stay_in_the_unit_interval_and_shapes_stay() -> None:
     images = jax.random.uniform(jax.random.key(1), (16, 24, 20, 3))
     out = augment(jax.random.key(0), images)

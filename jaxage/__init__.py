@@ -1,0 +1,49 @@
+"""Fine-tune ImageNet networks to predict a person's age from a face, in pure-functional JAX."""
+
+from jaxage.config import TrainConfig
+from jaxage.data.store import Dataset, load_dataset
+from jaxage.data.synthetic import synthetic_faces
+from jaxage.evaluate import evaluate
+from jaxage.export import Contract, load_model
+from jaxage.freeze import label_tree, live_batch_norms, parse_trainable
+from jaxage.losses import make_objective
+from jaxage.metrics import cumulative_score, mae, plcc, rmse, srocc, summary
+from jaxage.models.registry import Model, create_model
+from jaxage.optim import make_optimizer
+from jaxage.predict import predict
+from jaxage.pretrained.convert import to_flax, to_torch
+from jaxage.pretrained.load import load_pretrained
+from jaxage.steps import make_predict_step, make_train_step
+from jaxage.train import train
+from jaxage.types import UserError
+
+__all__ = [
+    "Contract",
+    "Dataset",
+    "Model",
+    "TrainConfig",
+    "UserError",
+    "create_model",
+    "cumulative_score",
+    "evaluate",
+    "label_tree",
+    "live_batch_norms",
+    "load_dataset",
+    "load_model",
+    "load_pretrained",
+    "mae",
+    "make_objective",
+    "make_optimizer",
+    "make_predict_step",
+    "make_train_step",
+    "parse_trainable",
+    "plcc",
+    "predict",
+    "rmse",
+    "srocc",
+    "summary",
+    "synthetic_faces",
+    "to_flax",
+    "to_torch",
+    "train",
+]
