@@ -146,7 +146,6 @@ def _assemble(
     network = {
         "parameters": count(variables["params"]),
         "trainable_parameters": sum(jax.tree.leaves(learns)),
-        "flop_per_image": compiled.cost_analysis()["flops"] * mesh.size / config.batch_size,
         "frozen_bn": config.frozen_bn,
     }
     schedule = make_schedule(config, total_steps)

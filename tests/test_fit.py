@@ -126,7 +126,7 @@ def test_nan_stops_with_the_step_and_the_last_good_checkpoint(prepare: Callable[
     with pytest.raises(Diverged, match=r"step 1 \(epoch 1\); there is no checkpoint yet"):
         fit(*prepare(tmp_path / "first", ages=broken))
 
-    job, state = prepare(tmp_path / "later")
+    job, _ = prepare(tmp_path / "later")
 
     def poisoned(state: TrainState, images: Any, ages: Any, rows: Any, weights: Any) -> TrainState:
         return job.train_step(state, images, ages * (np.nan if int(state.step) == 4 else 1), rows, weights)

@@ -32,7 +32,7 @@ def flops(function: Any, *arguments: Any) -> float:
 
 
 def needed(model: Model, variables: Variables, groups: tuple[Group, ...], live: frozenset[str]) -> float:
-    """Forward and the needed backward: differentiation by the learning leaves alone, with the rest as plain constants."""
+    """Forward and the needed backward: differentiation by the learning leaves alone, the rest plain constants."""
     leaves = flatten(variables["params"])
     learning = {name: leaf for name, leaf in leaves.items() if any(group.holds(name) for group in groups)}
     frozen = {name: leaf for name, leaf in leaves.items() if name not in learning}

@@ -49,7 +49,7 @@ def test_kernels_decay_and_biases_do_not() -> None:
 
 
 def test_the_clip_sees_only_what_learns() -> None:
-    """With 9 learning entries of gradient 1 the norm is 3; Adam's first step hides the scale, so look at the moments."""
+    """With 9 learning entries of gradient 1 the norm is 3; Adam's first step hides the scale, its moments do not."""
     groups = parse_trainable("fc", PARAMS)
     config = TrainConfig(trainable="fc", clip=1.5)
     optimizer = make_optimizer(config, groups, label_tree(PARAMS, groups), total_steps=10)

@@ -1,4 +1,4 @@
-"""A network small enough to compile in a second, with a frozen part, BatchNorm and a head, behind the same interface."""
+"""A network small enough to compile in a second, with a frozen part, BatchNorm and a head, and the same interface."""
 
 from collections.abc import Collection
 from typing import Any

@@ -27,14 +27,14 @@ class Grid:
 
 def rgb(red: Number, green: Number, blue: Number) -> Colour:
     """One colour for all pictures."""
-    return np.float32([red, green, blue])[:, None, None, None]
+    return np.array([red, green, blue], np.float32)[:, None, None, None]
 
 
 def pick(palette: Sequence[Sequence[float]], where: np.ndarray) -> Colour:
     """Colours between neighbours of the palette, for positions (n,) 0-1."""
     points = np.linspace(0, 1, len(palette))
     channels = zip(*palette, strict=True)
-    return np.float32([np.interp(where, points, channel) for channel in channels])[..., None, None]
+    return np.array([np.interp(where, points, channel) for channel in channels], np.float32)[..., None, None]
 
 
 def mix(a: np.ndarray, b: np.ndarray, share: Number) -> np.ndarray:

@@ -47,11 +47,11 @@ def _traits(seed: int, i: int, size: int) -> Traits:
         [person.uniform(0, 22), person.normal(38, 12)],
         person.uniform(58, 92),
     )
-    age = np.float32(np.clip(np.rint(centre + photo.normal(0, 10)), 0, 100))
+    age = np.clip(np.rint(centre + photo.normal(0, 10)), 0, 100)
     looks = person.normal(0, 0.05) * age + photo.normal(0, 1.5)
     return Traits(
-        age=age,
-        looks=np.float32(np.clip(age + looks, 0, 105)),
+        age=np.asarray(age, np.float32),
+        looks=np.asarray(np.clip(age + looks, 0, 105), np.float32),
         who=who,
         photo=photo.random(_PHOTO_TRAITS, np.float32),
         blotches=photo.standard_normal((9, 9), np.float32),
