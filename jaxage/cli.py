@@ -19,6 +19,9 @@ from jaxage.report.writers import scores_table
 from jaxage.train import train as run_training
 from jaxage.types import Arch, Split, UserError
 
+_Run = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+_Images = tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE...")]]
+
 
 def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> None:
     """Fine-tune a network on faces, and test it."""
@@ -26,7 +29,7 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> None:
 
 
 def evaluate(
-    run: tyro.conf.Positional[Path],
+    run: _Run,
     data: Path | None = None,
     on: Split | None = None,
     out: Path | None = None,
@@ -35,9 +38,9 @@ def evaluate(
 
     Args:
         run: The folder of a finished run.
-        data: A CSV of faces, as for train (default: the run's own data).
-        on: The split to score (default: the test split of the run's own data, every row of other data).
-        out: Where to write the scores as JSON as well.
+        data: A CSV of faces, as for train; without it, the run's own data.
+        on: The split to score; without it, the test split of the run's own data, every row of other data.
+        out: A JSON file to write the scores to as well.
     """
     scores = score(run, data, on)
     print(scores_table({scores["split"]: scores}))
@@ -45,7 +48,7 @@ def evaluate(
         out.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
 
 
-def predict(run: tyro.conf.Positional[Path], images: tyro.conf.Positional[tuple[Path, ...]]) -> None:
+def predict(run: _Run, images: _Images) -> None:
     """Print the predicted age in years of each image.
 
     Args:
@@ -62,7 +65,7 @@ def convert(arch: Arch, weights: str, out: Path | None = None) -> None:
     Args:
         arch: The network.
         weights: A tag of weights/manifest.json, or a .pth or .safetensors file.
-        out: The folder to write into (default: weights/).
+        out: The folder to write into; without it, weights/.
     """
     convert_weights(arch, weights, out)
 

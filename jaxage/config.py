@@ -33,7 +33,7 @@ class TrainConfig:
     """How to divide data that has no split column, 60/20/20: "identity" puts no person on two sides."""
 
     image_size: int | None = None
-    """Height and width in pixels (default: 224 for your data, 64 for the drawn faces)."""
+    """Height and width in pixels; without it, 224 for your data and 64 for the drawn faces."""
 
     loss: LossName = "dldl"
     """dldl learns a distribution over ages 0-100; l1, mse and huber regress the standardised age."""
@@ -76,10 +76,10 @@ class TrainConfig:
     """The largest share of images that may be missing or broken before the run stops."""
 
     out: Path | None = None
-    """The run's folder (default: runs/ARCH-TRAINABLE-TIME)."""
+    """The run's folder; without it, runs/ARCH-TRAINABLE-TIME."""
 
     resume: bool = False
-    """Go on with the run in --out (default: the newest of this arch and trainable) where it stopped."""
+    """Go on where the run in --out, or the newest of this arch and trainable, stopped."""
 
     def __post_init__(self) -> None:
         """Raise UserError naming the first field that cannot be used."""

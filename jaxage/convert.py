@@ -5,11 +5,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxage.pretrained.sources import weights_folder
 
 from jaxage.models.registry import create_model
 from jaxage.pretrained.convert import TorchState, to_torch
 from jaxage.pretrained.load import find_weights, merge
+from jaxage.pretrained.sources import weights_folder
 from jaxage.pretrained.store import write_variables
 from jaxage.trees import is_within
 from jaxage.types import Arch, Variables

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
-from jaxage.data.decode import decode_image
 
+from jaxage.data.decode import decode_image
 from jaxage.evaluate import predict_rows
 from jaxage.export import load_model
 from jaxage.mesh import make_mesh, replicate
@@ -20,12 +19,18 @@ def predict(run: Path, images: Sequence[Path], batch_size: int = 32) -> np.ndarr
     Raises UserError for a run without a model, and one naming the image that cannot be used and why.
     """
     variables, contract = load_model(run)
-    decoded = np.stack([_decode(path, contract.image_size) for path in images])
+    if not images:
+        raise UserError("no images: name at least one image file")
     mesh = make_mesh()
     step = make_predict_step(contract.model(), contract.objective(), (contract.mean, contract.std), mesh)
-    size = min(batch_size, len(images))
-    size = -(-size // mesh.size) * mesh.size
-    return predict_rows(step, replicate(variables, mesh), jax.numpy.asarray(decoded), np.arange(len(images)), size)
+    size = -(-min(batch_size, len(images)) // mesh.size) * mesh.size
+    variables = replicate(variables, mesh)
+    ages = []
+    for start in range(0, len(images), size):
+        batch = np.stack([_decode(path, contract.image_size) for path in images[start : start + size]])
+        padded = np.resize(batch, (size, *batch.shape[1:]))
+        ages.append(predict_rows(step, variables, replicate(padded, mesh), np.arange(len(batch)), size))
+    return np.concatenate(ages)
 
 
 def _decode(path: Path, size: int) -> np.ndarray:

@@ -20,7 +20,7 @@ def test_help_explains_each_option(command: str, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(
     ("script", "word"),
-    [("train", "--trainable"), ("evaluate", "RUN"), ("predict", "IMAGES"), ("convert_weights", "--weights")],
+    [("train", "--trainable"), ("evaluate", "RUN"), ("predict", "IMAGE..."), ("convert_weights", "--weights")],
 )
 def test_the_scripts_are_doors_to_the_commands(script: str, word: str) -> None:
     path = ROOT / "scripts" / f"{script}.py"

@@ -1,6 +1,7 @@
 """Whole runs, on a real network, from files on disk to the folder that a user looks at."""
 
 import csv
+import importlib
 import json
 import os
 import random
@@ -36,6 +37,8 @@ SMALL: dict[str, Any] = {
     "max_bad": 0.1,
     "learning_rate": 0.01,
 }
+
+TRAIN = importlib.import_module("jaxage.train")  # as an attribute of the package it is the function
 
 Run = tuple[Path, dict[str, Any]]
 
@@ -167,7 +170,7 @@ def test_a_finished_run_is_not_run_again(run: Run, faces: Path) -> None:
 def test_weights_that_cannot_be_had_stop_a_real_run(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jaxage.train.find_weights", unavailable)
+    monkeypatch.setattr(TRAIN, "find_weights", unavailable)
     with pytest.raises(WeightsUnavailableError):
         train(TrainConfig(data=faces, out=tmp_path / "run", **(SMALL | {"weights": "imagenet1k_v1"})), say=print)
 
@@ -175,7 +178,7 @@ def test_weights_that_cannot_be_had_stop_a_real_run(
 def test_the_demonstration_goes_on_without_weights_under_a_banner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jaxage.train.find_weights", unavailable)
+    monkeypatch.setattr(TRAIN, "find_weights", unavailable)
     monkeypatch.setattr("jaxage.data.load.DEMO_FACES", 60)
     said: list[str] = []
     config = TrainConfig(out=tmp_path / "run", **(SMALL | {"weights": "imagenet1k_v1", "epochs": 1}))

@@ -31,14 +31,14 @@ def targets(batch: int = BATCH) -> np.ndarray:
 
 def uniform(name: str, shape: tuple[int, ...], low: float, high: float) -> np.ndarray:
     """Float32, seeded by `name`, from the one generator whose stream NumPy has promised never to change."""
-    generator = np.random.RandomState(zlib.crc32(name.encode()))  # noqa: NPY002
+    generator = np.random.RandomState(zlib.crc32(name.encode()))
     return generator.uniform(low, high, shape).astype(np.float32)
 
 
 def sample(array: np.ndarray) -> np.ndarray:
     """(SAMPLES + 2,): values at fixed places of the flat array, its root mean square, and its largest magnitude."""
     flat = np.asarray(array, np.float64).ravel()
-    places = np.random.RandomState(flat.size).randint(0, flat.size, SAMPLES)  # noqa: NPY002
+    places = np.random.RandomState(flat.size).randint(0, flat.size, SAMPLES)
     return np.array([*flat[places], np.sqrt(np.square(flat).mean()), np.abs(flat).max()], np.float32)
 
 

@@ -30,7 +30,9 @@ class Case:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param((arch, source, train, size), id=f"{arch}-{source}-{'train' if train else 'eval'}-{size[0]}x{size[1]}")
+        pytest.param(
+            (arch, source, train, size), id=f"{arch}-{source}-{'train' if train else 'eval'}-{size[0]}x{size[1]}"
+        )
         for arch in ARCHS
         for train in (False, True)
         for size in ((224, 224), (97, 131))
