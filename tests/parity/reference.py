@@ -14,7 +14,7 @@ WANTED = "needs torch, torchvision and timm: install jaxage[parity]"
 
 @dataclass(frozen=True)
 class Reference:
-    """stages: NHWC activations by torchvision's name. gradient: by the source's key. state: the state dict afterwards."""
+    """stages: NHWC activations by torchvision's name. gradient: by the source's key. state: the one afterwards."""
 
     stages: dict[str, np.ndarray]
     gradient: dict[str, np.ndarray]
@@ -22,8 +22,8 @@ class Reference:
 
 
 def import_torchvision() -> ModuleType:
-    """torchvision, or a skip. PyPI's torchvision is built for CUDA and finds no operators of its own beside a CPU torch,
-    yet registers two of them while it is imported: their schemas are enough, for nothing here calls them.
+    """torchvision, or a skip. PyPI's torchvision is built for CUDA and finds no operators of its own beside a CPU
+    torch, yet registers two of them while it is imported: their schemas are enough, for nothing here calls them.
     """
     torch = pytest.importorskip("torch", reason=WANTED)
     try:
