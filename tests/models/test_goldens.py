@@ -1,0 +1,56 @@
+"""What torchvision's networks gave for the recipe's weights and images, kept in tests/goldens, without torch."""
+
+from pathlib import Path
+from typing import get_args
+
+import jax
+import numpy as np
+import pytest
+
+from jaxage.pretrained.convert import to_flax, to_torch
+from jaxage.trees import flatten
+from jaxage.types import Arch, Variables
+from tests.goldens.recipe import SIZES, images, random_state, sample, targets
+from tests.models.evaluate import forward, gradient, shapes
+
+FOLDER = Path(__file__).parents[1] / "goldens"
+CASES = [(arch, size) for arch in get_args(Arch) for size in SIZES]
+
+
+def variables(arch: Arch) -> Variables:
+    empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes(arch))
+    state = random_state({name: value.shape for name, value in to_torch(empty).items()})
+    return to_flax(state, arch).variables
+
+
+def golden(arch: Arch, case: str) -> dict[str, np.ndarray]:
+    with np.load(FOLDER / f"{arch}.npz") as file:
+        return {name.removeprefix(case + "/"): file[name] for name in file.files if name.startswith(case + "/")}
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize(("arch", "size"), CASES)
+def test_stages_and_statistics(arch: Arch, size: tuple[int, int], train: bool) -> None:
+    wanted = golden(arch, f"{size[0]}x{size[1]}/{'train' if train else 'eval'}")
+    ours = forward(arch, variables(arch), images(size), train=train)
+    found = {f"stages/{name}": value for name, value in ours.stages.items()}
+    if train:
+        found |= {f"batch_stats/{name}": value for name, value in flatten(ours.batch_stats).items()}
+    assert found.keys() == {name for name in wanted if not name.startswith("gradient/")}
+    for name, value in found.items():
+        _assert_close(sample(value), wanted[name], 1e-4, name)
+
+
+@pytest.mark.parametrize("arch", get_args(Arch))
+def test_gradients(arch: Arch) -> None:
+    size = SIZES[0]
+    wanted = golden(arch, f"{size[0]}x{size[1]}/train")
+    ours = flatten(gradient(arch, variables(arch), images(size), targets(), train=True))
+    assert {f"gradient/{name}" for name in ours} == {name for name in wanted if name.startswith("gradient/")}
+    for name, value in ours.items():
+        _assert_close(sample(value), wanted[f"gradient/{name}"], 1e-5, name, floor=1e-10)
+
+
+def _assert_close(ours: np.ndarray, theirs: np.ndarray, tolerance: float, name: str, floor: float = 0) -> None:
+    """Within `tolerance` of the largest magnitude, which is the last number of a sample."""
+    assert np.abs(ours - theirs).max() <= tolerance * theirs[-1] + floor, name
