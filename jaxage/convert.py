@@ -40,7 +40,8 @@ def stage_check(variables: Variables, arch: Arch, image_size: int = 224) -> str:
     stages = jax.jit(model.apply)(merge(fresh, variables, model.spec.head), images).stages
     state = to_torch(variables)
     lines = [f"{'stage':<12}{'tensors':>8}{'numbers':>12}{'norm':>12}{'activation rms':>16}  shape"]
-    for stage, activation in stages.items():
+    for stage in model.spec.stages:
+        activation = stages[stage]
         tensors = _tensors_of(state, stage)
         if stage == model.spec.head and not tensors:
             continue

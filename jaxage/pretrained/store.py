@@ -28,7 +28,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
     try:
         with safe_open(path, "numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, TypeError) as error:
+    except (SafetensorError, OSError, TypeError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}); fetch or export it again") from error
 
 

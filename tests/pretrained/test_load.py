@@ -1,0 +1,119 @@
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from jaxage.models.registry import create_model
+from jaxage.pretrained import load, sources
+from jaxage.pretrained.convert import ConversionError, to_flax
+from jaxage.pretrained.load import WeightsError, find_weights, load_pretrained, merge
+from jaxage.pretrained.sources import WeightsUnavailableError
+from jaxage.trees import flatten
+from tests.pretrained.state import torch_state
+from tests.pretrained.test_torch_file import tensor, zipped
+
+STATE = torch_state("resnet18")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "resnet18_mine.safetensors"
+    save_file(STATE, path)
+    return path
+
+
+def test_a_file_by_its_name_and_sum(file: Path) -> None:
+    found = find_weights(file, "resnet18")
+    assert found.tag == "resnet18.mine"
+    assert found.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    wanted = flatten(to_flax(STATE, "resnet18").variables)
+    for name, value in flatten(found.variables).items():
+        np.testing.assert_array_equal(value, wanted[name])
+
+
+def test_a_pth_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.pth"
+    content = {name: tensor(array, key=str(i)) for i, (name, array) in enumerate(STATE.items())}
+    path.write_bytes(zipped(content, {str(i): array for i, array in enumerate(STATE.values())}))
+    found = flatten(find_weights(path, "resnet18").variables)
+    np.testing.assert_array_equal(found["params.fc.kernel"], STATE["fc.weight"].T)
+
+
+def test_the_trunk_is_the_files_and_the_head_is_new(file: Path) -> None:
+    model = create_model("resnet18", outputs=5)
+    leaves = flatten(load_pretrained(model, file, jax.random.key(3)))
+    fresh = flatten(model.init(jax.random.key(3)))
+    given = flatten(to_flax(STATE, "resnet18").variables)
+    for name, value in leaves.items():
+        np.testing.assert_array_equal(value, fresh[name] if ".fc." in name else given[name], err_msg=name)
+    drawn = flatten(load_pretrained(model, "random", jax.random.key(3)))
+    np.testing.assert_array_equal(drawn["params.conv1.kernel"], fresh["params.conv1.kernel"])
+
+
+def test_weights_of_another_network(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="not a state dict of mobilenet_v2"):
+        find_weights(file, "mobilenet_v2")
+    load.write_variables(
+        tmp_path / "own.safetensors",
+        to_flax(STATE, "resnet18").variables,
+        {"arch": "resnet18", "tag": "resnet18.mine", "source_sha256": "0"},
+    )
+    assert find_weights(tmp_path / "own.safetensors", "resnet18").tag == "resnet18.mine"
+    with pytest.raises(WeightsError, match="holds a resnet18, not a mobilenet_v2"):
+        find_weights(tmp_path / "own.safetensors", "mobilenet_v2")
+
+
+def test_a_name_that_is_neither_tag_nor_file() -> None:
+    with pytest.raises(WeightsError, match=r"'imagnet' is no file.*resnet18\.imagenet1k_v1.*random"):
+        find_weights("imagnet", "resnet18")
+
+
+def test_what_does_not_fit_is_listed_whole() -> None:
+    fresh = {"params": {"conv1": {"kernel": np.zeros((2, 2))}, "fc": {"kernel": np.zeros(3)}}}
+    given = {"params": {"conv1": {"kernel": np.zeros((2, 3))}, "conv2": {"kernel": np.zeros(1)}}}
+    with pytest.raises(WeightsError) as error:
+        merge(fresh | {"batch_stats": {"bn1": {"mean": np.zeros(1)}}}, given, "fc")
+    for words in (
+        "3 faults",
+        "missing: batch_stats.bn1.mean",
+        "unknown: params.conv2.kernel",
+        "shape: params.conv1.kernel is (2, 3), expected (2, 2)",
+    ):
+        assert words in str(error.value)
+
+
+@pytest.fixture
+def manifest(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A weights folder whose manifest has one tag, to be fetched from nowhere."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    source = {
+        "file": "r.safetensors",
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "url": "http://127.0.0.1:9/r",
+    }
+    entry: dict[str, Any] = {"licence": "MIT", "origin": "a test", "input": {}, "sources": [source]}
+    (folder / "manifest.json").write_text(json.dumps({"resnet18.test": entry}))
+    monkeypatch.setattr(sources, "_CHECKOUT", folder)
+    return folder
+
+
+@pytest.mark.parametrize("tag", ["test", "resnet18.test"])
+def test_a_tag_is_converted_once_and_kept(tag: str, manifest: Path, file: Path) -> None:
+    with pytest.raises(WeightsUnavailableError, match="no connection"):
+        find_weights(tag, "resnet18")
+    (manifest / "r.safetensors").write_bytes(file.read_bytes())
+    first = find_weights(tag, "resnet18")
+    assert first.tag == "resnet18.test"
+    assert first.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    (manifest / "r.safetensors").unlink()
+    again = find_weights(tag, "resnet18")
+    assert (again.tag, again.sha256) == (first.tag, first.sha256)
+    kept, wanted = flatten(again.variables), flatten(first.variables)
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(kept[name], value)
