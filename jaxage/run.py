@@ -34,7 +34,7 @@ def find_run(config: TrainConfig, root: Path = Path("runs")) -> tuple[TrainConfi
         if not config.resume:
             raise RunError(f"{folder} already holds a run: add --resume to go on with it, or choose another --out")
         return _same_settings(config, read_config(folder), folder), folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(not path.name.startswith(".") for path in folder.iterdir())):
         raise RunError(f"{folder} is not an empty folder and holds no run: choose another --out")
     return config, folder
 
@@ -44,8 +44,8 @@ def create_run(config: TrainConfig, folder: Path) -> None:
     if (folder / CONFIG).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "environment.json", environment())
     write_json(folder / CONFIG, to_json(config))
+    write_json(folder / "environment.json", environment())
 
 
 def read_config(folder: Path) -> TrainConfig:

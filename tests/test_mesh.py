@@ -1,0 +1,33 @@
+import jax
+import numpy as np
+import pytest
+
+from jaxage.mesh import along_batch, check_batch_size, make_mesh, replicate, replicated
+from jaxage.types import UserError
+
+
+def test_all_devices_or_some_along_one_axis() -> None:
+    assert make_mesh().shape == {"data": 2}
+    assert make_mesh(jax.devices()[:1]).shape == {"data": 1}
+
+
+def test_a_batch_is_split_and_the_rest_is_everywhere() -> None:
+    mesh = make_mesh()
+    batch = jax.device_put(np.arange(8), along_batch(mesh))
+    assert [shard.data.tolist() for shard in batch.addressable_shards] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    whole = jax.device_put(np.arange(8), replicated(mesh))
+    assert [shard.data.shape for shard in whole.addressable_shards] == [(8,), (8,)]
+
+
+def test_copies_may_be_donated_without_touching_the_original() -> None:
+    mesh = make_mesh()
+    original = replicate({"a": np.ones(4, np.float32)}, mesh)
+    copy = replicate(original, mesh)
+    jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)(copy)
+    np.testing.assert_array_equal(original["a"], 1)
+
+
+def test_a_batch_that_does_not_divide_is_refused() -> None:
+    check_batch_size(32, make_mesh())
+    with pytest.raises(UserError, match=r"--batch-size 33 .* 2 devices: use a multiple of 2"):
+        check_batch_size(33, make_mesh())
