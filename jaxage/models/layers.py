@@ -1,10 +1,11 @@
 """The layers as torch defines them: explicit padding, BatchNorm with unbiased running variance.
 
-Kernels are stored HWIO and images are NHWC. On the CPU, 1x1 convolutions run as matrix products and depthwise
-ones as shifted multiply-adds, because XLA's own convolutions are several times slower there; every form computes
-the same function.
+Kernels are stored HWIO and images are NHWC. On the CPU, 1x1 convolutions and those on small maps run as matrix
+products, and depthwise ones as shifted multiply-adds, because XLA's own convolutions are several times slower there
+(a hundred times where the map is smaller than the kernel); every form computes the same function.
 """
 
+import math
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
@@ -17,6 +18,9 @@ from jaxtyping import Array, Float
 
 Initializer = Callable[..., Array]
 FeatureMap = Float[Array, "batch _ _ _"]
+
+_SMALL_MAP = 49
+"""Positions of an output up to which a matrix product is the faster form on the CPU."""
 
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """torchvision's `kaiming_normal_(mode="fan_out")`, without truncation."""
@@ -42,26 +46,38 @@ def conv_general(
     )
 
 
-def conv_pointwise(x: Float[Array, "b h w i"], kernel: Float[Array, "1 1 i o"], stride: int) -> Float[Array, "b y x o"]:
-    """A 1x1 convolution as one matrix product."""
-    return jnp.einsum("bhwi,io->bhwo", x[:, ::stride, ::stride], kernel[0, 0])
+def conv_matmul(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], stride: int, padding: int
+) -> Float[Array, "b y x o"]:
+    """The same as one matrix product, of the patch that each output sees."""
+    patches = jnp.concatenate(_taps(x, kernel.shape, stride, padding), axis=-1)
+    return jnp.einsum("bhwi,io->bhwo", patches, kernel.reshape(-1, kernel.shape[-1]))
 
 
 def conv_depthwise(
     x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw 1 c"], stride: int, padding: int
 ) -> Float[Array, "b y x c"]:
     """A depthwise convolution as the sum of shifted, scaled copies of the input, one for each tap."""
-    height, width = (n + 2 * padding for n in x.shape[1:3])
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    out_height = (height - kernel.shape[0]) // stride + 1
-    out_width = (width - kernel.shape[1]) // stride + 1
-    total = jnp.zeros((x.shape[0], out_height, out_width, x.shape[3]), x.dtype)
-    for i in range(kernel.shape[0]):
-        for j in range(kernel.shape[1]):
-            rows = slice(i, i + stride * (out_height - 1) + 1, stride)
-            columns = slice(j, j + stride * (out_width - 1) + 1, stride)
-            total = total + x[:, rows, columns] * kernel[i, j, 0][None, None, None]
+    taps = _taps(x, kernel.shape, stride, padding)
+    total = jnp.zeros_like(taps[0])
+    for tap, weight in zip(taps, kernel.reshape(-1, kernel.shape[-1]), strict=True):
+        total = total + tap * weight[None, None, None]
     return total
+
+
+def _taps(x: FeatureMap, kernel: tuple[int, ...], stride: int, padding: int) -> list[FeatureMap]:
+    """What each tap of a kernel of this shape sees, row by row."""
+    height, width = (_out(n, k, stride, padding) for n, k in zip(x.shape[1:3], kernel, strict=False))
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    return [
+        x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+        for i in range(kernel[0])
+        for j in range(kernel[1])
+    ]
+
+
+def _out(size: int, kernel: int, stride: int, padding: int) -> int:
+    return (size + 2 * padding - kernel) // stride + 1
 
 
 class Conv(nn.Module):
@@ -83,8 +99,9 @@ class Conv(nn.Module):
         on_cpu = jax.default_backend() == "cpu"
         if on_cpu and self.depthwise:
             return conv_depthwise(x, kernel, self.stride, padding)
-        if on_cpu and size == 1:
-            return conv_pointwise(x, kernel, self.stride)
+        positions = math.prod(_out(n, size, self.stride, padding) for n in x.shape[1:3])
+        if on_cpu and (size == 1 or positions <= _SMALL_MAP):
+            return conv_matmul(x, kernel, self.stride, padding)
         return conv_general(x, kernel, self.stride, padding, self.features if self.depthwise else 1)
 
 

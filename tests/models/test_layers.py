@@ -16,7 +16,7 @@ from jaxage.models.layers import (
     Sequential,
     conv_depthwise,
     conv_general,
-    conv_pointwise,
+    conv_matmul,
     kaiming_fan_out,
     pool,
 )
@@ -44,18 +44,18 @@ def test_convolution_pads_and_strides_as_torch_defines_it(height: int, width: in
     np.testing.assert_allclose(found, scipy_conv(x, kernel, stride, size // 2), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("height", "width", "stride"), [(7, 6, 1), (7, 6, 2), (3, 8, 2), (9, 9, 2)])
-@pytest.mark.parametrize("form", ["depthwise", "pointwise"])
+@pytest.mark.parametrize(("height", "width", "stride"), [(7, 6, 1), (7, 6, 2), (3, 8, 2), (9, 9, 2), (2, 2, 1), (1, 1, 2)])
+@pytest.mark.parametrize("form", ["depthwise", "pointwise", "full"])
 def test_the_forms_for_the_cpu_are_the_same_functions(form: str, height: int, width: int, stride: int) -> None:
-    depthwise = form == "depthwise"
+    depthwise, size = form == "depthwise", 1 if form == "pointwise" else 3
     x = jnp.asarray(draw(0, 2, height, width, 6))
-    kernel = jnp.asarray(draw(1, 3, 3, 1, 6) if depthwise else draw(1, 1, 1, 6, 4))
+    kernel = jnp.asarray(draw(1, size, size, *((1, 6) if depthwise else (6, 4))))
 
     def ours(x: Any, kernel: Any) -> Any:
-        return conv_depthwise(x, kernel, stride, 1) if depthwise else conv_pointwise(x, kernel, stride)
+        return (conv_depthwise if depthwise else conv_matmul)(x, kernel, stride, size // 2)
 
     def theirs(x: Any, kernel: Any) -> Any:
-        return conv_general(x, kernel, stride, int(depthwise), 6 if depthwise else 1)
+        return conv_general(x, kernel, stride, size // 2, 6 if depthwise else 1)
 
     def both(function: Any) -> Any:
         gradient = jax.grad(lambda *arguments: jnp.sin(function(*arguments)).sum(), argnums=(0, 1))

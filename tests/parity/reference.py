@@ -44,9 +44,9 @@ _KEPT: list[Any] = []
 
 def build(arch: str, source: str) -> Any:
     """The network of `source` ("torchvision", "timm") with the recipe's weights, float32, without dropout."""
+    models = import_torchvision().models
     import torch
 
-    models = import_torchvision().models
     if source == "torchvision":
         module = getattr(models, arch)(num_classes=OUTPUTS, **({"dropout": 0.0} if arch == "mobilenet_v2" else {}))
     else:
