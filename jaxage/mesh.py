@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxage.types import UserError
@@ -27,7 +28,8 @@ def along_batch(mesh: Mesh) -> NamedSharding:
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """A copy of each leaf on every device; the copies may be donated without touching the originals."""
-    return jax.tree.map(lambda leaf: jax.device_put(leaf, replicated(mesh), may_alias=False), tree)
+    # by way of NumPy: from one device to several, device_put aliases the first copy whatever may_alias says
+    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), replicated(mesh), may_alias=False), tree)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
