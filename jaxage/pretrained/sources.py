@@ -160,7 +160,7 @@ def _unpack(source: Source, directory: Path) -> Path:
 
 
 def _short(error: Exception) -> str:
-    if isinstance(error, requests.HTTPError):
+    if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"HTTP {error.response.status_code}"
     if isinstance(error, requests.Timeout):
         return f"no answer in {_TIMEOUT_S} s"

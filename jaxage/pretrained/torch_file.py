@@ -8,6 +8,7 @@ import io
 import math
 import pickletools
 import struct
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _MARK = object()
 _BROKEN: tuple[type[Exception], ...] = (
     *(ValueError, LookupError, TypeError, EOFError, ArithmeticError, RuntimeError, MemoryError),
-    *(struct.error, zipfile.BadZipFile),
+    *(struct.error, zipfile.BadZipFile, Warning),
 )
 
 
@@ -90,7 +91,9 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         data = path.read_bytes()
-        content, storages = (_read_zip if data.startswith(b"PK") else _read_legacy)(io.BytesIO(data))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of pickletools, for text that torch never writes
+            content, storages = (_read_zip if data.startswith(b"PK") else _read_legacy)(io.BytesIO(data))
         return _arrays(content, storages, _MAX_GROWTH * len(data))
     except TorchFileError as error:
         raise type(error)(f"{path}: {error}") from None

@@ -44,7 +44,9 @@ def test_convolution_pads_and_strides_as_torch_defines_it(height: int, width: in
     np.testing.assert_allclose(found, scipy_conv(x, kernel, stride, size // 2), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("height", "width", "stride"), [(7, 6, 1), (7, 6, 2), (3, 8, 2), (9, 9, 2), (2, 2, 1), (1, 1, 2)])
+@pytest.mark.parametrize(
+    ("height", "width", "stride"), [(7, 6, 1), (7, 6, 2), (3, 8, 2), (9, 9, 2), (2, 2, 1), (1, 1, 2)]
+)
 @pytest.mark.parametrize("form", ["depthwise", "pointwise", "full"])
 def test_the_forms_for_the_cpu_are_the_same_functions(form: str, height: int, width: int, stride: int) -> None:
     depthwise, size = form == "depthwise", 1 if form == "pointwise" else 3

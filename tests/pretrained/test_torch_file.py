@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxage.pretrained.torch_file import TorchFileError, UnsafeFileError, read_torch_file
@@ -297,6 +297,7 @@ def test_cut_short_anywhere(write: Writer, tmp_path: Path) -> None:
 
 
 @settings(max_examples=300, deadline=None)
+@example("legacy", [(0.625, 92)])  # makes pickletools warn
 @given(
     st.sampled_from(sorted(WRITERS)), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=4)
 )
