@@ -10,7 +10,7 @@ import numpy as np
 from jaxage.config import cache_folder
 from jaxage.data.load import load_data
 from jaxage.export import load_model
-from jaxage.mesh import make_mesh, replicate
+from jaxage.mesh import in_turn, make_mesh, replicate
 from jaxage.metrics import METRICS, age_bands, summary
 from jaxage.run import read_config
 from jaxage.steps import PredictStep, make_predict_step
@@ -22,7 +22,7 @@ def predict_rows(
 ) -> np.ndarray:
     """Ages in years, float32, of the chosen rows of the resident set, in their order; the last batch is padded."""
     padded = np.resize(rows, -(-len(rows) // batch_size) * batch_size).astype(np.int32)
-    ages = [predict(variables, images, batch) for batch in padded.reshape(-1, batch_size)]
+    ages = [in_turn(predict(variables, images, batch)) for batch in padded.reshape(-1, batch_size)]
     return np.concatenate([np.asarray(part) for part in ages])[: len(rows)]
 
 

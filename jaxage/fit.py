@@ -21,7 +21,7 @@ from jaxage.checkpoint import Checkpoint, open_checkpoints, restore_latest, save
 from jaxage.config import TrainConfig
 from jaxage.data.records import Records
 from jaxage.evaluate import predict_rows, scores
-from jaxage.mesh import replicated
+from jaxage.mesh import in_turn, replicated
 from jaxage.run import METRICS, write_text
 from jaxage.state import TrainState, start_epoch
 from jaxage.steps import PredictStep, TrainStep
@@ -135,6 +135,7 @@ def _train_epoch(
     with bar:
         for i in range(done, len(batches)):
             state = job.train_step(state, job.images, job.ages, batches[i], weights[i])
+            in_turn(state.step)
             if i % 10 == 0:
                 state.step.block_until_ready()
             bar.update()

@@ -32,6 +32,14 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), replicated(mesh), may_alias=False), tree)
 
 
+def in_turn(output: jax.Array) -> jax.Array:
+    """The array, waited for if it lies on several CPU devices: there two programs in flight can deadlock in their
+    collectives, which XLA ends by aborting the process.
+    """
+    cpus = [device for device in output.devices() if device.platform == "cpu"]
+    return output.block_until_ready() if len(cpus) > 1 else output
+
+
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Raise UserError unless a batch divides evenly among the devices."""
     if batch_size % mesh.size:

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxage.mesh import along_batch, check_batch_size, make_mesh, replicate, replicated
+from jaxage.mesh import along_batch, check_batch_size, in_turn, make_mesh, replicate, replicated
 from jaxage.types import UserError
 
 
@@ -28,6 +28,19 @@ def test_copies_may_be_donated_without_touching_the_original() -> None:
     jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)(copy)
     for leaf in original.values():
         np.testing.assert_array_equal(leaf, 1)
+
+
+def test_programs_on_several_cpus_are_waited_for() -> None:
+    """Without it, a few hundred dispatches of this end in XLA's abort: both threads wait in different all-gathers."""
+    mesh = make_mesh()
+    function = jax.jit(
+        lambda w, rows: jnp.tanh(w[rows] @ w).sum(1),
+        in_shardings=(replicated(mesh), along_batch(mesh)),
+        out_shardings=replicated(mesh),
+    )
+    weights = replicate(np.ones((512, 512), np.float32), mesh)
+    rows = np.arange(256)
+    assert all(in_turn(function(weights, rows)).is_ready() for _ in range(500))
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:
