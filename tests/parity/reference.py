@@ -83,6 +83,7 @@ def run(module: Any, hooks: dict[str, str], images: np.ndarray, targets: np.ndar
     """One forward and backward pass in float64 of the mean square difference from `targets`; `module` is changed."""
     import torch
 
+    torch.set_num_threads(1)  # float64 convolutions wait for each other: 150 times slower beside another busy process
     module = module.double().train(train)
     stages: dict[str, np.ndarray] = {}
     handles = [module.get_submodule(name).register_forward_hook(_keep(stages, stage)) for stage, name in hooks.items()]
