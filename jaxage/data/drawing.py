@@ -53,7 +53,6 @@ class _Face(Grid):
 
     child: Field
     old: Field
-    lines: Field
     sex: Field
     eyes: Field
     turn: Field
@@ -86,7 +85,7 @@ def _frame(traits: Traits, size: int) -> _Face:
     who, photo = (columns.T[..., None, None] for columns in (traits.who, traits.photo))
     looks = traits.looks[:, None, None]
     child = np.clip(1 - looks / 18, 0, 1)
-    old = np.clip((looks - 28) / 60, 0, 1.2)
+    old = np.clip((looks - 20) / 68, 0, 1.2)
     middles = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
     angle, scale = 0.3 * (photo[0] - 0.5), 1.05 + 0.2 * (photo[1] - 0.5)
     right, down = middles - 0.16 * (photo[2] - 0.5), middles[:, None] - 0.16 * (photo[3] - 0.5)
@@ -97,7 +96,6 @@ def _frame(traits: Traits, size: int) -> _Face:
         pixel=2.0 / size,
         child=child,
         old=old,
-        lines=old**1.3,
         # of children only the hair will tell
         sex=np.where(who[4] * 7 % 1 < 0.5, np.float32(-1), np.float32(1)) * (child < 0.6),
         eyes=0.11 * child,
@@ -148,7 +146,7 @@ def _head(face: _Face, picture: Picture) -> Field:
 
 
 def _skin_texture(face: _Face, picture: Picture, skin: Field, blotches: np.ndarray) -> None:
-    """Unevenness and age spots, from the late thirties on."""
+    """Unevenness and age spots, more with the years."""
     points = np.linspace(0, blotches.shape[-1] - 1.001, face.x.shape[-1])
     low, part = points.astype(int), (points % 1).astype(np.float32)
     rows = mix(blotches[:, low], blotches[:, low + 1], part[:, None])
@@ -164,18 +162,18 @@ def _lines(face: _Face, picture: Picture) -> None:
     wave = 14 * face.x + 6 * face.who[10]
     for k in range(3):
         bend = -0.46 + 0.075 * k + 0.05 * face.x**2 + 0.008 * np.sin(wave + 2 * k)
-        depth = np.clip(1.1 * face.lines - 0.12 * k, 0, 0.8)
+        depth = np.clip(1.1 * face.old - 0.12 * k, 0, 0.8)
         paint(picture, dark, stroke(face, face.y - bend, 0.011, 0, 0.30) * depth)
     for side in (-1, 1):
         x = side * face.x
         for slope in (-0.45, 0.05, 0.5):
             foot = face.y - (face.eyes + 0.01 + slope * (x - 0.36))
-            paint(picture, dark, stroke(face, foot, 0.009, side * 0.43, 0.05) * np.clip(face.lines, 0, 0.75))
+            paint(picture, dark, stroke(face, foot, 0.009, side * 0.43, 0.05) * np.clip(face.old, 0, 0.75))
         bag = face.y - (face.eyes + 0.115 - 3.6 * (x - 0.23) ** 2)
         thick = 0.014 + 0.012 * face.old
         paint(picture, dark, stroke(face, bag, thick, side * 0.23, 0.09) * 0.7 * np.clip(face.old, 0, 1))
         fold = np.abs(x - 0.15 - 0.40 * np.maximum(face.y - 0.30, 0)) - 0.013
-        depth = window(face.y, 0.31, 0.56, 0.04) * np.clip(1.2 * face.lines + 0.06, 0, 0.75)
+        depth = window(face.y, 0.31, 0.56, 0.04) * np.clip(1.2 * face.old + 0.06, 0, 0.75)
         paint(picture, dark, soft(fold, 2 * face.pixel) * depth)
 
 

@@ -47,7 +47,7 @@ def _traits(seed: int, i: int, size: int) -> Traits:
         [person.uniform(0, 22), person.normal(38, 12)],
         person.uniform(58, 92),
     )
-    age = np.clip(np.rint(centre + photo.normal(0, 10)), 0, 100)
+    age = np.clip(np.rint(centre + photo.normal(0, 10)), 0, 100) + 0.0  # no -0
     looks = person.normal(0, 0.05) * age + photo.normal(0, 1.5)
     return Traits(
         age=np.asarray(age, np.float32),

@@ -23,6 +23,7 @@ def test_shapes_and_records(faces) -> None:
     assert images.dtype == np.uint8
     assert len(set(records.path.tolist())) == 1000
     np.testing.assert_array_equal(records.age, np.rint(records.age))
+    assert not np.signbit(records.age).any()
     assert records.age.min() >= 0
     assert records.age.max() <= 100
     assert (records.split == "").all()
