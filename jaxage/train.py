@@ -17,9 +17,10 @@ from jaxage.data.store import Dataset
 from jaxage.evaluate import predict_rows
 from jaxage.export import Contract, export_model
 from jaxage.fit import Job, Progress, fit, steps_per_epoch
-from jaxage.freeze import describe, label_tree, live_batch_norms, parse_trainable, trainable_mask
+from jaxage.freeze import Group, describe, label_tree, live_batch_norms, parse_trainable, trainable_mask
 from jaxage.mesh import check_batch_size, make_mesh, replicate
 from jaxage.metrics import age_bands, summary
+from jaxage.models.registry import create_model
 from jaxage.optim import make_optimizer, make_schedule
 from jaxage.pretrained.load import RANDOM, find_weights, merge
 from jaxage.pretrained.sources import WeightsUnavailableError
@@ -47,10 +48,11 @@ def train(config: TrainConfig, say: Say = print) -> dict[str, Any]:
         report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         return report
     say(f"run folder: {folder}")
+    groups = _groups(config)
     dataset = load_data(config, cache_folder())
     contract = _contract(config, dataset)
     variables, weights = _start(config, contract, say)
-    job, state, facts = _assemble(config, folder, dataset, contract, variables, say)
+    job, state, facts = _assemble(config, folder, dataset, contract, variables, groups, say)
     create_run(config, folder)
     write_failures(folder / "failures.csv", dataset.failures)
     best, progress = fit(job, state)
@@ -58,6 +60,7 @@ def train(config: TrainConfig, say: Say = print) -> dict[str, Any]:
         "arch": config.arch,
         "trainable": config.trainable,
         "weights": weights,
+        "demonstration": config.data is None,
         "data": _describe_data(config, dataset),
         **_test(job, best),
         "best_epoch": progress.best_epoch,
@@ -73,6 +76,14 @@ def train(config: TrainConfig, say: Say = print) -> dict[str, Any]:
     say(results_table(report))
     say(f"\nreport, predictions, plots and model: {folder}")
     return report
+
+
+def _groups(config: TrainConfig) -> tuple[Group, ...]:
+    """What learns. What can be known to be wrong before data and weights are fetched is refused here."""
+    check_batch_size(config.batch_size, make_mesh())
+    return parse_trainable(
+        config.trainable, jax.eval_shape(create_model(config.arch).init, jax.random.key(0))["params"]
+    )
 
 
 def _contract(config: TrainConfig, dataset: Dataset) -> Contract:
@@ -105,16 +116,22 @@ def _banner(weights: str) -> str:
         "DEMONSTRATION on drawn faces, weights: " + weights,
         "The numbers show that it runs; they say nothing of people.",
     )
-    return "\n".join(["*" * 66, *(f"* {line:<62} *" for line in lines), "*" * 66])
+    width = max(len(line) for line in lines)
+    edge = "*" * (width + 4)
+    return "\n".join([edge, *(f"* {line:<{width}} *" for line in lines), edge])
 
 
 def _assemble(
-    config: TrainConfig, folder: Path, dataset: Dataset, contract: Contract, variables: Variables, say: Say
+    config: TrainConfig,
+    folder: Path,
+    dataset: Dataset,
+    contract: Contract,
+    variables: Variables,
+    groups: tuple[Group, ...],
+    say: Say,
 ) -> tuple[Job, TrainState, dict[str, Any]]:
     """Freeze, build and compile; the loop's job, its first state, and facts for the report."""
     model, objective, mesh = contract.model(), contract.objective(), make_mesh()
-    check_batch_size(config.batch_size, mesh)
-    groups = parse_trainable(config.trainable, variables["params"])
     labels = label_tree(variables["params"], groups)
     live = live_batch_norms(variables["batch_stats"], groups, config.frozen_bn)
     say(_plan(config, dataset))

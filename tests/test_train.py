@@ -84,6 +84,7 @@ def test_the_folder_holds_all_that_is_promised(run: Run) -> None:
 def test_the_report_says_what_was_done(run: Run) -> None:
     _, report = run
     assert report["arch"] == "resnet18"
+    assert not report["demonstration"]
     assert report["trainable"] == "fc"
     assert report["weights"] == {"tag": "random", "sha256": None}
     assert report["data"]["name"] == "faces"
@@ -185,7 +186,20 @@ def test_the_demonstration_goes_on_without_weights_under_a_banner(
     report = train(config, say=said.append)
     assert report["weights"]["tag"] == "random"
     assert report["data"]["name"] == "synthetic"
-    assert any("DEMONSTRATION" in line and "random" in line for line in said)
+    assert report["demonstration"]
+    (banner,) = [line for line in said if "DEMONSTRATION" in line]
+    assert "random" in banner
+    assert len({len(line) for line in banner.splitlines()}) == 1
+
+
+@pytest.mark.parametrize(("setting", "word"), [({"trainable": "fc,layr4"}, "layr4"), ({"batch_size": 3}, "devices")])
+def test_a_typo_is_refused_before_anything_is_read_or_fetched(
+    setting: dict[str, Any], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TRAIN, "load_data", lambda *_: pytest.fail("read"))
+    with pytest.raises(UserError, match=word):
+        train(TrainConfig(out=tmp_path / "run", **(SMALL | setting)), say=lambda _: None)
+    assert not (tmp_path / "run").exists()
 
 
 def unavailable(*_: Any) -> None:
