@@ -1,0 +1,114 @@
+"""The metadata of IMDB-WIKI (Rothe, Timofte and Van Gool, IJCV 2018): `imdb.mat` and `wiki.mat`, traps included."""
+
+import re
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import scipy.io
+
+from jaxage.data.records import DataError
+
+Collection = Literal["imdb", "wiki"]
+AgeFormula = Literal["midyear", "year"]
+
+_MATLAB_EPOCH = 366  # Matlab counts days from year 0, Python from year 1
+_FIELDS = ("dob", "photo_taken", "full_path", "gender", "name", "face_location", "face_score", "second_face_score")
+_FILE_NAME = re.compile(r"(?:.*/)?(nm\d+|\d+)(?:_rm\d+)?_(\d+)-(\d+)-(\d+)_(\d+)\.jpg")
+
+
+@dataclass(frozen=True, eq=False)
+class Metadata:
+    """Columns of equal length `n`, in the file's order; row `i` of each speaks of record `i`.
+
+    path: (n,) str, below the data's root, as the file gives it: not to be trusted.
+    identity: (n,) str, the person: `nm0000001` in IMDb, the article's number in WIKI; "" if the path names none.
+    birth_year, birth_month: (n,) int64; month 0 where only the year is known.
+    photo_year: (n,) int64.
+    gender: (n,) float64, 0 female, 1 male, NaN unknown.
+    face_score: (n,) float64, -inf where no face was found. second_face_score: (n,) float64, NaN where no second was.
+    """
+
+    path: np.ndarray
+    identity: np.ndarray
+    birth_year: np.ndarray
+    birth_month: np.ndarray
+    photo_year: np.ndarray
+    gender: np.ndarray
+    face_score: np.ndarray
+    second_face_score: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+    def ages(self, formula: AgeFormula) -> np.ndarray:
+        """Whole years, (n,) int64, nonsense such as -74 and 1996 included.
+
+        `year` is the difference of the years. `midyear` takes the photo to be of 1 July, as the dataset's community
+        does: one less for who was born in July or later.
+        """
+        ages: np.ndarray = self.photo_year - self.birth_year
+        return ages - (self.birth_month >= 7) if formula == "midyear" else ages
+
+
+def read_metadata(path: Path, collection: Collection) -> Metadata:
+    """Read `imdb.mat` or `wiki.mat`.
+
+    Birth is that of the file name (`nm0000001_rm124825600_1899-5-10_1968.jpg`, `10000217_1981-05-05_2009.jpg`), and of
+    the record where the name has none or a month above 12: Matlab has turned 1992-0-0 into the last day of 1991.
+
+    Raises DataError for a file that cannot be read, holds another struct, or has fields that are missing or of unequal
+    length.
+    """
+    fields = _columns(path, collection)
+    paths = np.asarray([_text(cell) for cell in fields["full_path"]], str)
+    born = [_born(int(day)) for day in fields["dob"]]
+    identities = []
+    for row, text in enumerate(paths.tolist()):
+        match = _FILE_NAME.fullmatch(text)
+        identities.append(match[1] if match else "")
+        if match and int(match[3]) <= 12:
+            born[row] = int(match[2]), int(match[3])
+    year, month = np.asarray(born, np.int64).reshape(-1, 2).T
+    return Metadata(
+        path=paths,
+        identity=np.asarray(identities, str),
+        birth_year=year,
+        birth_month=month,
+        photo_year=fields["photo_taken"].astype(np.int64),  # uint16 would wrap under subtraction
+        gender=fields["gender"].astype(np.float64),
+        face_score=fields["face_score"].astype(np.float64),
+        second_face_score=fields["second_face_score"].astype(np.float64),
+    )
+
+
+def _columns(path: Path, collection: Collection) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file:
+            struct = scipy.io.loadmat(file, variable_names=[collection])[collection][0, 0]
+        fields = {name: struct[name].ravel() for name in struct.dtype.names}
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except KeyError as error:
+        raise DataError(f"{path} holds no struct {collection}: it is another .mat file") from error
+    except Exception as error:  # SciPy raises a dozen kinds for broken files
+        raise DataError(f"{path}: unreadable, cut short or no .mat file ({error}); fetch it again") from error
+    if missing := [name for name in _FIELDS if name not in fields]:
+        raise DataError(f"{path}: its struct {collection} lacks {', '.join(missing)}: it is another .mat file")
+    lengths = {name: len(fields[name]) for name in _FIELDS}
+    if len(set(lengths.values())) != 1:
+        counts = ", ".join(f"{name} {length:,}" for name, length in lengths.items())
+        raise DataError(f"{path}: fields of unequal length ({counts}); fetch it again")
+    return {name: fields[name] for name in _FIELDS}
+
+
+def _born(day: int) -> tuple[int, int]:
+    """Year and month of Matlab's serial day; the year 1 for days before it."""
+    born = date.fromordinal(max(day - _MATLAB_EPOCH, 1))
+    return born.year, born.month
+
+
+def _text(cell: Any) -> str:
+    return str(cell.item()) if cell.size else ""
