@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ def evaluate(
     run: _Run,
     data: Path | None = None,
     on: Split | None = None,
+    max_bad: float | None = None,
     out: Path | None = None,
 ) -> None:
     """Score the model of a run.
@@ -40,10 +42,13 @@ def evaluate(
         run: The folder of a finished run.
         data: A CSV of faces, as for train; without it, the run's own data.
         on: The split to score; without it, the test split of the run's own data, every row of other data.
+        max_bad: The largest share of images that may be missing or broken; without it, the run's.
         out: A JSON file to write the scores to as well.
     """
-    scores = score(run, data, on)
+    scores = score(run, data, on, max_bad)
     print(scores_table({scores["split"]: scores}))
+    if scores["failed"]:
+        print(f"{scores['failed']} images could not be used and are not among them")
     if out is not None:
         out.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
 
@@ -91,6 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except (UserError, WeightsUnavailableError, Diverged) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename or 'a file'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(128 + stop.signum)

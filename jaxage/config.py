@@ -70,7 +70,7 @@ class TrainConfig:
     """What the trunk computes in; parameters and statistics stay float32."""
 
     seed: int = 0
-    """Of the split, the new head, the order of images and the augmentation."""
+    """Of the split, the new head, the order of images, the augmentation, and the drawn faces."""
 
     max_bad: float = 0.01
     """The largest share of images that may be missing or broken before the run stops."""
@@ -90,6 +90,8 @@ class TrainConfig:
         for name in ("warmup", "ema", "max_bad"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(self, name)}")
+        if self.seed < 0:
+            raise UserError(f"--seed must not be negative, got {self.seed}")
         if not self.weight_decay >= 0:
             raise UserError(f"--weight-decay must not be negative, got {self.weight_decay}")
         if self.image_size is not None and self.image_size < 32:

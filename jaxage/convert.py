@@ -12,7 +12,7 @@ from jaxage.pretrained.load import find_weights, merge
 from jaxage.pretrained.sources import weights_folder
 from jaxage.pretrained.store import write_variables
 from jaxage.trees import is_within
-from jaxage.types import Arch, Variables
+from jaxage.types import Arch, UserError, Variables
 
 
 def convert(arch: Arch, weights: str, out: Path | None = None, say: Callable[[str], None] = print) -> Path:
@@ -22,8 +22,10 @@ def convert(arch: Arch, weights: str, out: Path | None = None, say: Callable[[st
     """
     found = find_weights(weights, arch)
     path = (out or weights_folder()) / f"{found.tag}.safetensors"
+    if path.exists() and Path(weights).exists() and path.samefile(weights):
+        raise UserError(f"{path} is the file to convert: name another folder with --out")
     say(f"{found.tag}, source sha256 {found.sha256}\n{stage_check(found.variables, arch)}")
-    write_variables(path, found.variables, {"arch": arch, "tag": found.tag, "source_sha256": found.sha256})
+    write_variables(path, found.variables, {"arch": arch, "source_sha256": found.sha256})
     say(f"written: {path}")
     return path
 

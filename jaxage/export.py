@@ -1,5 +1,6 @@
 """A trained model as two files that travel together: `model.safetensors` and `model.json`."""
 
+import dataclasses
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,11 +11,18 @@ import numpy as np
 from jaxage.losses import Objective, make_objective
 from jaxage.models.registry import Model, create_model
 from jaxage.pretrained.store import read_variables, write_variables
-from jaxage.run import write_json
+from jaxage.run import write_json, write_text
 from jaxage.types import Arch, Dtype, LossName, UserError, Variables
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_INPUT = {
+    "colour": "RGB, 0-1, then (x - mean) / std",
+    "resize": "shorter side to image_size",
+    "interpolation": "bilinear, antialiased",
+    "crop": "centre square",
+}
 
 
 @dataclass(frozen=True)
@@ -44,14 +52,18 @@ class Contract:
         return create_model(self.arch, outputs=self.objective().outputs, dtype=self.dtype)
 
 
-def export_model(folder: Path, variables: Variables, contract: Contract, weights: dict[str, Any], card: str) -> None:
+def export_model(folder: Path, variables: Variables, contract: Contract, card: str) -> None:
     """Write `model.safetensors`, `model.json` (the contract) and `README.md` (`card`) into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     leaves = {name: _to_numpy(tree) for name, tree in variables.items()}
-    metadata = {"arch": contract.arch, "tag": "jaxage", "source_sha256": str(weights["sha256"])}
-    write_variables(folder / "model.safetensors", leaves, metadata)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    write_json(folder / "model.json", asdict(contract))
+    write_variables(folder / "model.safetensors", leaves, {"arch": contract.arch})
+    write_text(folder / "README.md", card)
+    outputs = contract.objective().outputs
+    output = {
+        "outputs": outputs,
+        "age": "softmax-weighted mean of 0, 1, ..." if outputs > 1 else "z * age_std + age_mean",
+    }
+    write_json(folder / "model.json", asdict(contract) | {"input": _INPUT, "output": output})
 
 
 def load_model(folder: Path) -> tuple[Variables, Contract]:
@@ -59,9 +71,13 @@ def load_model(folder: Path) -> tuple[Variables, Contract]:
     folder = folder / "model" if (folder / "model").is_dir() else folder
     if not (folder / "model.json").is_file():
         raise UserError(f"{folder} holds no model.json: give the folder of a finished run, or its model/ folder")
-    fields = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    contract = Contract(**(fields | {name: tuple(fields[name]) for name in ("mean", "std")}))
-    return read_variables(folder / "model.safetensors")[0], contract
+    try:
+        fields = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        known = {field.name: fields[field.name] for field in dataclasses.fields(Contract)}
+        contract = Contract(**(known | {name: tuple(known[name]) for name in ("mean", "std")}))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder / 'model.json'} is no contract of jaxage ({error!r}): export it again") from error
+    return read_variables(folder / "model.safetensors"), contract
 
 
 def _to_numpy(tree: dict[str, Any]) -> dict[str, Any]:

@@ -54,15 +54,19 @@ class Job:
     schedule: optax.Schedule
     mesh: Mesh
     say: Callable[[str], None]
+    started: float
 
 
 @dataclass
 class Progress:
-    """What is known of the epochs done: a line of history each, the best of them, seconds and images trained."""
+    """What is known of the epochs done: a line of history each, and the best of them; seconds of training and of the
+    whole run, earlier processes included; images trained.
+    """
 
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     train_s: float = 0.0
+    run_s: float = 0.0
     images: int = 0
 
 
@@ -86,13 +90,15 @@ def epoch_batches(config: TrainConfig, rows: np.ndarray, epoch: int) -> tuple[np
 def fit(job: Job, state: TrainState) -> tuple[Variables, Progress]:
     """Train to the end from `state` or from the newest checkpoint in the run's folder; the best variables and history.
 
-    Raises Diverged at the first loss that is not finite, Stopped after SIGTERM or SIGINT.
+    Raises Diverged within ten steps of a loss that is not finite and for predictions that are not, before anything of
+    that is saved; Stopped after SIGTERM or SIGINT.
     """
     checkpoints = open_checkpoints(job.folder / "checkpoints")
     best, progress = _copy(state.average), Progress()
     if restored := restore_latest(checkpoints, state, replicated(job.mesh)):
         state, best, progress = restored.state, restored.best, Progress(**restored.progress)
         job.say(f"resuming at step {int(state.step)}")
+    earlier = progress.run_s
     _write_history(job.folder, progress)
     rows = job.records.rows_of("train")
     per_epoch = steps_per_epoch(job.config, job.records)
@@ -100,16 +106,16 @@ def fit(job: Job, state: TrainState) -> tuple[Variables, Progress]:
         for epoch in range(int(state.step) // per_epoch + 1, job.config.epochs + 1):
             state = _train_epoch(job, state, epoch, rows, progress, caught)
             if int(state.bad_step) >= 0:
-                last = checkpoints.latest_step()
-                good = (
-                    f"the last good checkpoint is of step {last}" if last is not None else "there is no checkpoint yet"
-                )
-                raise Diverged(
-                    f"the loss was not a finite number at step {int(state.bad_step)} (epoch {epoch}); {good}, in "
-                    f"{job.folder / 'checkpoints'}. Start a new run with a lower --learning-rate"
+                raise _diverged(
+                    job, checkpoints.latest_step(), f"the loss was no finite number at step {int(state.bad_step)}"
                 )
             if int(state.step) == epoch * per_epoch:
                 best = _validate(job, state, best, epoch, progress)
+                if progress.history[-1]["validation"]["mae"] is None:
+                    raise _diverged(
+                        job, checkpoints.latest_step(), f"predictions were no finite numbers after epoch {epoch}"
+                    )
+            progress.run_s = earlier + time.perf_counter() - job.started
             save(checkpoints, Checkpoint(state, best, vars(progress)))
             _write_history(job.folder, progress)
             if caught:
@@ -120,6 +126,11 @@ def fit(job: Job, state: TrainState) -> tuple[Variables, Progress]:
                 )
     checkpoints.close()
     return best, progress
+
+
+def _diverged(job: Job, last: int | None, what: str) -> Diverged:
+    good = f"the last good checkpoint is of step {last}" if last is not None else "there is no checkpoint yet"
+    return Diverged(f"{what}; {good}, in {job.folder / 'checkpoints'}. Start a new run with a lower --learning-rate")
 
 
 def _train_epoch(
@@ -136,11 +147,9 @@ def _train_epoch(
         for i in range(done, len(batches)):
             state = job.train_step(state, job.images, job.ages, batches[i], weights[i])
             in_turn(state.step)
-            if i % 10 == 0:
-                state.step.block_until_ready()
             bar.update()
             progress.images += int(weights[i].sum())
-            if caught:
+            if caught or (i % 10 == 0 and int(state.bad_step) >= 0):
                 break
     jax.block_until_ready(state)
     progress.train_s += time.perf_counter() - started

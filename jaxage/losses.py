@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from jaxage.types import Ages, Logits, Weights
+from jaxage.types import Ages, Logits, LossName, Weights
 
-LossName = Literal["l1", "mse", "huber", "dldl"]
 Scalar = Float[Array, ""]
 
 _BINS = 101

@@ -12,7 +12,7 @@ from jaxage.types import Params
 
 def make_schedule(config: TrainConfig, total_steps: int) -> optax.Schedule:
     """Linear warm-up from 0 to the peak, then a cosine to 0 at `total_steps`."""
-    warmup = round(config.warmup * total_steps)
+    warmup = min(round(config.warmup * total_steps), total_steps - 1)
     return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, total_steps)
 
 

@@ -23,7 +23,7 @@ def predict(run: Path, images: Sequence[Path], batch_size: int = 32) -> np.ndarr
         raise UserError("no images: name at least one image file")
     mesh = make_mesh()
     step = make_predict_step(contract.model(), contract.objective(), (contract.mean, contract.std), mesh)
-    size = -(-min(batch_size, len(images)) // mesh.size) * mesh.size
+    size = min(batch_size, len(images))
     variables = replicate(variables, mesh)
     ages = []
     for start in range(0, len(images), size):

@@ -6,15 +6,19 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
+from filelock import FileLock, Timeout
 
 from jaxage.config import TrainConfig, from_json, to_json
 from jaxage.types import UserError
 
 CONFIG, REPORT, METRICS = "config.json", "report.json", "metrics.jsonl"
+_INPUTS = "inputs.json"
 _NOT_COMPARED = ("out", "resume")
 
 
@@ -27,8 +31,11 @@ def find_run(config: TrainConfig, root: Path = Path("runs")) -> tuple[TrainConfi
 
     Raises RunError if the folder has a run and `resume` is off, or if a resumed run was started with other settings.
     """
+    config = dataclasses.replace(config, trainable="".join(config.trainable.split()))
     if config.data is not None:
         config = dataclasses.replace(config, data=config.data.resolve())
+    if Path(config.weights).is_file():
+        config = dataclasses.replace(config, weights=str(Path(config.weights).resolve()))
     folder = config.out or (_newest(config, root) if config.resume else None) or root / _default_name(config)
     if (folder / CONFIG).exists():
         if not config.resume:
@@ -39,13 +46,53 @@ def find_run(config: TrainConfig, root: Path = Path("runs")) -> tuple[TrainConfi
     return config, folder
 
 
-def create_run(config: TrainConfig, folder: Path) -> None:
-    """Write the settings and the environment of a new run; one that exists stays as it is."""
-    if (folder / CONFIG).exists():
-        return
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Keep the folder from every other process; it vanishes again if no run was created in it.
+
+    Raises RunError if another process has it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / CONFIG, to_json(config))
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"{folder} is in use by another process: wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        if not (folder / CONFIG).exists():
+            (folder / ".lock").unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def create_run(config: TrainConfig, folder: Path, inputs: dict[str, Any]) -> None:
+    """Write the settings, the environment, and what went in (JSON values that name data and weights) of a new run.
+
+    Raises RunError for a run that exists and that other inputs went into.
+    """
+    if (folder / CONFIG).exists():
+        started = _read_json(folder / _INPUTS)
+        changed = [name for name, value in inputs.items() if started.get(name) != value]
+        if changed:
+            values = "; ".join(f"{name} was {started.get(name)}, is {inputs[name]}" for name in changed)
+            raise RunError(
+                f"{folder} cannot go on, its {' and '.join(changed)} have changed since it started ({values}): bring "
+                "them back, or start a new run with another --out"
+            )
+        return
+    write_json(folder / _INPUTS, inputs)
     write_json(folder / "environment.json", environment())
+    write_json(folder / CONFIG, to_json(config))
+
+
+def unusual(config: TrainConfig) -> str:
+    """The settings other than the defaults, as they are written on the command line."""
+    fields = [field for field in dataclasses.fields(config) if field.name not in _NOT_COMPARED]
+    values = {_option(field.name): (getattr(config, field.name), field.default) for field in fields}
+    return " ".join(f"{option} {value}" for option, (value, default) in values.items() if value != default)
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -53,7 +100,19 @@ def read_config(folder: Path) -> TrainConfig:
     path = folder / CONFIG
     if not path.is_file():
         raise RunError(f"{folder} is no run folder: it holds no {CONFIG}")
-    return from_json(json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return from_json(_read_json(path))
+    except TypeError as error:
+        raise RunError(f"{path} is not of this version of jaxage ({error})") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RunError(f"{path} cannot be read ({reason}): start a new run") from error
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -85,7 +144,7 @@ def _default_name(config: TrainConfig) -> str:
 
 
 def _prefix(config: TrainConfig) -> str:
-    return f"{config.arch}-{config.trainable.replace(' ', '').replace(',', '+').replace(':', 'x')}-"
+    return f"{config.arch}-{config.trainable.replace(',', '+').replace(':', 'x')}-"
 
 
 def _newest(config: TrainConfig, root: Path) -> Path | None:
@@ -98,9 +157,12 @@ def _same_settings(asked: TrainConfig, stored: TrainConfig, folder: Path) -> Tra
     for field in dataclasses.fields(TrainConfig):
         new, old = getattr(asked, field.name), getattr(stored, field.name)
         if field.name not in _NOT_COMPARED and new != field.default and new != old:
-            option = field.name.replace("_", "-")
             raise RunError(
-                f"{folder} was started with --{option} {old}, not {new}: resume with the same settings, or start "
-                "a new run with another --out"
+                f"{folder} was started with {_option(field.name)} {old}, not {new}: resume with the same settings, "
+                "or start a new run with another --out"
             )
     return stored
+
+
+def _option(field: str) -> str:
+    return "--" + field.replace("_", "-")

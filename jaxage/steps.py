@@ -83,7 +83,7 @@ def move_average(average: Variables, new: Variables, step: Int[Array, ""], decay
     bit-identical.
     """
     keep = jnp.minimum(decay, (1 + step) / (10 + step)) if decay else 0.0
-    return jax.tree.map(lambda a, b: jnp.where(keep > 0, a + (1 - keep) * (b - a), b), average, new)
+    return jax.tree.map(lambda a, b: jnp.where((keep > 0) & (a != b), a + (1 - keep) * (b - a), b), average, new)
 
 
 def make_predict_step(model: Model, objective: Objective, channels: Channels, mesh: Mesh) -> Wrapped:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from jaxage.config import TrainConfig, cache_folder
 from jaxage.data.load import load_data
-from jaxage.data.records import SPLITS
+from jaxage.data.records import SPLITS, DataError
 from jaxage.data.splits import leakage
 from jaxage.data.store import Dataset
 from jaxage.evaluate import predict_rows
@@ -24,13 +25,13 @@ from jaxage.models.registry import create_model
 from jaxage.optim import make_optimizer, make_schedule
 from jaxage.pretrained.load import RANDOM, find_weights, merge
 from jaxage.pretrained.sources import WeightsUnavailableError
-from jaxage.report.plots import curves, scatter
+from jaxage.report.plots import contact_sheet, curves, scatter
 from jaxage.report.writers import model_card, results_table, write_failures, write_predictions
-from jaxage.run import REPORT, create_run, environment, find_run, write_json
+from jaxage.run import REPORT, claim, create_run, environment, find_run, unusual, write_json
 from jaxage.state import TrainState, init_state
 from jaxage.steps import make_predict_step, make_train_step
-from jaxage.trees import count, flatten
-from jaxage.types import Variables
+from jaxage.trees import count, flatten, is_within
+from jaxage.types import UserError, Variables
 
 Say = Callable[[str], None]
 
@@ -47,15 +48,22 @@ def train(config: TrainConfig, say: Say = print) -> dict[str, Any]:
         say(f"{folder} is finished: nothing to resume")
         report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         return report
-    say(f"run folder: {folder}")
+    say(f"run folder: {folder}, settings: {unusual(config) or 'the defaults'}")
     groups = _groups(config)
+    with claim(folder):
+        return _run(config, folder, groups, started, say)
+
+
+def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: float, say: Say) -> dict[str, Any]:
     dataset = load_data(config, cache_folder())
     contract = _contract(config, dataset)
     variables, weights = _start(config, contract, say)
-    job, state, facts = _assemble(config, folder, dataset, contract, variables, groups, say)
-    create_run(config, folder)
+    config = replace(config, weights=config.weights if weights["sha256"] else RANDOM)
+    create_run(config, folder, {"data": dataset.sha256, "weights": weights})
     write_failures(folder / "failures.csv", dataset.failures)
+    job, state, facts = _assemble(config, folder, dataset, contract, variables, groups, started, say)
     best, progress = fit(job, state)
+    fitted = time.perf_counter()
     report = {
         "arch": config.arch,
         "trainable": config.trainable,
@@ -66,7 +74,7 @@ def train(config: TrainConfig, say: Say = print) -> dict[str, Any]:
         "best_epoch": progress.best_epoch,
         **facts["network"],
         "timing": {
-            "total_s": time.perf_counter() - started,
+            "total_s": progress.run_s + time.perf_counter() - fitted,
             "compile_s": facts["compile_s"],
             "train_images_per_s": progress.images / progress.train_s,
         },
@@ -81,14 +89,21 @@ def train(config: TrainConfig, say: Say = print) -> dict[str, Any]:
 def _groups(config: TrainConfig) -> tuple[Group, ...]:
     """What learns. What can be known to be wrong before data and weights are fetched is refused here."""
     check_batch_size(config.batch_size, make_mesh())
-    return parse_trainable(
-        config.trainable, jax.eval_shape(create_model(config.arch).init, jax.random.key(0))["params"]
-    )
+    model = create_model(config.arch)
+    params = jax.eval_shape(model.init, jax.random.key(0))["params"]
+    groups, head = parse_trainable(config.trainable, params), model.spec.head
+    if not any(group.holds(head) or is_within(group.name, head) for group in groups):
+        raise UserError(
+            f"--trainable {config.trainable} leaves out the head, which is new and drawn at random: add {head}"
+        )
+    return groups
 
 
 def _contract(config: TrainConfig, dataset: Dataset) -> Contract:
     ages = dataset.records.age[dataset.records.rows_of("train")]
     mean, std = float(ages.mean()), float(ages.std())
+    if std == 0:
+        raise DataError(f"{dataset.name}: every age in the training split is {mean:g}, there is nothing to learn")
     return Contract(config.arch, config.loss, dataset.images.shape[1], mean, std, config.dtype)
 
 
@@ -128,6 +143,7 @@ def _assemble(
     contract: Contract,
     variables: Variables,
     groups: tuple[Group, ...],
+    started: float,
     say: Say,
 ) -> tuple[Job, TrainState, dict[str, Any]]:
     """Freeze, build and compile; the loop's job, its first state, and facts for the report."""
@@ -153,11 +169,11 @@ def _assemble(
         mesh=mesh,
     )
     predict = make_predict_step(model, objective, (contract.mean, contract.std), mesh)
-    started = time.perf_counter()
+    lowered = time.perf_counter()
     rows = np.zeros(config.batch_size, np.int32)
     compiled = step.lower(state, images, ages, rows, np.ones(rows.shape, np.float32)).compile()
     compiled_predict = predict.lower(state.average, images, rows).compile()
-    compile_s = time.perf_counter() - started
+    compile_s = time.perf_counter() - lowered
     say(f"compiled in {compile_s:.1f} s")
     learns = jax.tree.map(lambda leaf, on: leaf.size * on, variables["params"], trainable_mask(labels))
     network = {
@@ -166,7 +182,7 @@ def _assemble(
         "frozen_bn": config.frozen_bn,
     }
     schedule = make_schedule(config, total_steps)
-    job = Job(config, folder, dataset.records, images, ages, compiled, compiled_predict, schedule, mesh, say)
+    job = Job(config, folder, dataset.records, images, ages, compiled, compiled_predict, schedule, mesh, say, started)
     return job, state, {"network": network, "compile_s": compile_s}
 
 
@@ -197,14 +213,24 @@ def _test(job: Job, best: Variables) -> dict[str, Any]:
         prediction = predict_rows(job.predict_step, best, job.images, rows, job.config.batch_size)
         scored[split] = summary(prediction, part.age, part.identity, job.config.seed)
     write_predictions(job.folder / "predictions.csv", part, prediction)
+    if job.config.data is None:
+        _show_faces(job, rows, prediction)
     scored["test"]["age_bands"] = age_bands(prediction, part.age)
     title = f"{job.config.arch}, {job.config.trainable}: test"
     scatter(job.folder / "scatter.png", prediction, part.age, scored["test"]["plcc"], scored["test"]["srocc"], title)
     return scored
 
 
+def _show_faces(job: Job, rows: np.ndarray, prediction: np.ndarray) -> None:
+    """Some drawn faces in the order of their ages; never people's, whose pictures stay where they are."""
+    ages = job.records.age[rows]
+    shown = np.argsort(ages, kind="stable")[:: max(1, len(rows) // 48)]
+    captions = [f"{age:.0f}: {guess:.0f}" for age, guess in zip(ages[shown], prediction[shown], strict=True)]
+    contact_sheet(job.folder / "faces.png", np.asarray(job.images)[rows[shown]], captions, columns=8)
+
+
 def _write_results(job: Job, best: Variables, contract: Contract, progress: Progress, report: dict[str, Any]) -> None:
     """Curves, exported model and, last, the report: a folder with a report is a finished run."""
     curves(job.folder / "curves.png", progress.history, progress.best_epoch)
-    export_model(job.folder / "model", jax.device_get(best), contract, report["weights"], model_card(report))
+    export_model(job.folder / "model", jax.device_get(best), contract, model_card(report))
     write_json(job.folder / REPORT, report)

@@ -64,3 +64,21 @@ def test_only_known_errors_are_turned_into_a_sentence(monkeypatch: pytest.Monkey
     monkeypatch.setattr(cli, "run_training", broken)
     with pytest.raises(ValueError, match="a bug"):
         main(["train", "--out", str(tmp_path / "run")])
+
+
+def test_a_file_in_the_way_gets_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--out", str(tmp_path / "file" / "run"), "--weights", "random"])
+    assert str(stop.value.code).startswith(f"error: {tmp_path / 'file'}")
+
+
+def test_ctrl_c_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_training", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        main(["train"])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -27,6 +27,7 @@ def test_json_round_trip() -> None:
         ({"weight_decay": -1.0}, "--weight-decay"),
         ({"image_size": 16}, "--image-size"),
         ({"clip": 0.0}, "--clip"),
+        ({"seed": -1}, "--seed"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused_by_name(fields: dict[str, Any], option: str) -> None:

@@ -16,7 +16,7 @@ CONTRACT = Contract("resnet18", "l1", 64, 33.5, 20.25, "bfloat16")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "model"
     variables = CONTRACT.model().init(jax.random.key(1))
-    export_model(path, variables, CONTRACT, {"tag": "random", "sha256": None}, "# a card\n")
+    export_model(path, variables, CONTRACT, "# a card\n")
     return path
 
 
@@ -40,7 +40,21 @@ def test_the_contract_says_all_that_another_program_needs(folder: Path) -> None:
         "dtype": "bfloat16",
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
+        "input": {
+            "colour": "RGB, 0-1, then (x - mean) / std",
+            "resize": "shorter side to image_size",
+            "interpolation": "bilinear, antialiased",
+            "crop": "centre square",
+        },
+        "output": {"outputs": 1, "age": "z * age_std + age_mean"},
     }
+
+
+def test_another_programs_model_is_named(tmp_path: Path) -> None:
+    for text in ("{", "[]", '{"arch": "resnet18"}'):
+        (tmp_path / "model.json").write_text(text)
+        with pytest.raises(UserError, match=r"model\.json is no contract"):
+            load_model(tmp_path)
 
 
 def test_half_a_model_is_named(folder: Path, tmp_path: Path) -> None:

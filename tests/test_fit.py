@@ -56,7 +56,9 @@ def prepare() -> Callable[..., Ready]:
         folder.mkdir(exist_ok=True)
         lines: list[str] = []
         schedule = make_schedule(CONFIG, total)
-        job = Job(CONFIG, folder, RECORDS, images, jnp.asarray(ages), wrap(step), predict, schedule, mesh, lines.append)
+        job = Job(
+            CONFIG, folder, RECORDS, images, jnp.asarray(ages), wrap(step), predict, schedule, mesh, lines.append, 0.0
+        )
         return job, replicate(init_state(variables, optimizer), mesh)
 
     return make
@@ -123,7 +125,7 @@ def test_the_best_epoch_is_kept(prepare: Callable[..., Ready], tmp_path: Path) -
 def test_nan_stops_with_the_step_and_the_last_good_checkpoint(prepare: Callable[..., Ready], tmp_path: Path) -> None:
     broken = AGES.copy()
     broken[epoch_batches(CONFIG, RECORDS.rows_of("train"), 1)[0][1, 0]] = np.nan
-    with pytest.raises(Diverged, match=r"step 1 \(epoch 1\); there is no checkpoint yet"):
+    with pytest.raises(Diverged, match=r"step 1; there is no checkpoint yet"):
         fit(*prepare(tmp_path / "first", ages=broken))
 
     job, _ = prepare(tmp_path / "later")
@@ -131,8 +133,34 @@ def test_nan_stops_with_the_step_and_the_last_good_checkpoint(prepare: Callable[
     def poisoned(state: TrainState, images: Any, ages: Any, rows: Any, weights: Any) -> TrainState:
         return job.train_step(state, images, ages * (np.nan if int(state.step) == 4 else 1), rows, weights)
 
-    with pytest.raises(Diverged, match=r"step 4 \(epoch 2\); the last good checkpoint is of step 3"):
+    with pytest.raises(Diverged, match=r"step 4; the last good checkpoint is of step 3"):
         fit(*prepare(tmp_path / "later", wrap=lambda _: poisoned))
+
+
+def test_predictions_that_are_none_stop_before_they_are_saved(prepare: Callable[..., Ready], tmp_path: Path) -> None:
+    job, _ = prepare(tmp_path / "run")
+
+    def poisoned(*arguments: Any) -> TrainState:
+        state = job.train_step(*arguments)
+        return (
+            state if int(state.step) < 6 else state._replace(average=jax.tree.map(lambda x: x * jnp.nan, state.average))
+        )
+
+    with pytest.raises(Diverged, match=r"predictions .* after epoch 2; the last good checkpoint is of step 3"):
+        fit(*prepare(tmp_path / "run", wrap=lambda _: poisoned))
+    assert fit(*prepare(tmp_path / "run"))[1].history[-1]["epoch"] == 3
+
+
+def test_a_loss_that_is_none_does_not_wait_for_the_epochs_end(prepare: Callable[..., Ready], tmp_path: Path) -> None:
+    calls = []
+
+    def poisoned(state: TrainState, *_: Any) -> TrainState:
+        calls.append(int(state.step))
+        return state._replace(step=state.step + 1, bad_step=jnp.zeros_like(state.bad_step))
+
+    with pytest.raises(Diverged, match="step 0"):
+        fit(*prepare(tmp_path / "run", wrap=lambda _: poisoned))
+    assert calls == [0]
 
 
 @given(n=st.integers(1, 50), batch=st.integers(1, 16), epoch=st.integers(1, 5))

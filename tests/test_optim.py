@@ -37,6 +37,13 @@ def test_frozen_leaves_get_no_update_and_no_moments() -> None:
     assert (updates["fc.kernel"] != 0).all()
 
 
+@pytest.mark.parametrize(("warmup", "steps"), [(0.99, 10), (0.5, 1), (0.0, 1), (0.05, 100)])
+def test_any_warm_up_leaves_a_step_to_come_down(warmup: float, steps: int) -> None:
+    schedule = make_schedule(TrainConfig(warmup=warmup, learning_rate=0.1), steps)
+    assert max(float(schedule(step)) for step in range(steps)) > 0
+    assert float(schedule(steps)) == pytest.approx(0, abs=1e-8)
+
+
 def test_a_multiplier_scales_the_rate() -> None:
     updates = update("fc,layer4:0.1", weight_decay=0.0)
     np.testing.assert_allclose(updates["layer4.kernel"], 0.1 * updates["fc.kernel"][0, 0], rtol=1e-6)

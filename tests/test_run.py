@@ -4,12 +4,15 @@ from pathlib import Path
 import pytest
 
 from jaxage.config import TrainConfig, to_json
-from jaxage.run import RunError, create_run, find_run, read_config, write_json, write_text
+from jaxage.run import RunError, claim, create_run, find_run, read_config, unusual, write_json, write_text
+
+INPUTS = {"data": "sum", "weights": {"tag": "random", "sha256": None}}
 
 
 def open_run(config: TrainConfig, root: Path = Path("runs")) -> tuple[TrainConfig, Path]:
     config, folder = find_run(config, root)
-    create_run(config, folder)
+    with claim(folder):
+        create_run(config, folder, INPUTS)
     return config, folder
 
 
@@ -55,7 +58,7 @@ def test_resume_with_other_settings_is_refused_by_name(tmp_path: Path) -> None:
 def test_resume_without_out_finds_the_newest(tmp_path: Path) -> None:
     for name in ("resnet18-fc-20200101-000000", "resnet18-fc-20210101-000000", "resnet18-all-20220101-000000"):
         write_config(tmp_path / name, TrainConfig(trainable="fc"))
-    _, folder = open_run(TrainConfig(trainable="fc", resume=True), root=tmp_path)
+    _, folder = find_run(TrainConfig(trainable="fc", resume=True), root=tmp_path)
     assert folder.name == "resnet18-fc-20210101-000000"
 
 
@@ -87,3 +90,41 @@ def write_config(folder: Path, config: TrainConfig) -> None:
 def test_finding_writes_nothing(tmp_path: Path) -> None:
     find_run(TrainConfig(out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_is_one_processs_at_a_time_and_vanishes_unused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with claim(folder), pytest.raises(RunError, match="in use by another process"), claim(folder):
+        pass
+    assert not folder.exists()
+    open_run(TrainConfig(out=folder))
+    with claim(folder):
+        pass
+    assert (folder / "config.json").exists()
+
+
+def test_a_run_goes_on_with_its_own_data_and_weights_alone(tmp_path: Path) -> None:
+    _, folder = open_run(TrainConfig(out=tmp_path / "run"))
+    config, _ = find_run(TrainConfig(out=folder, resume=True))
+    create_run(config, folder, dict(INPUTS))
+    with pytest.raises(RunError, match=r"its data have changed .*data was sum, is another"):
+        create_run(config, folder, INPUTS | {"data": "another"})
+
+
+def test_a_weights_file_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.pth").write_bytes(b"")
+    config, _ = find_run(TrainConfig(weights="mine.pth"))
+    assert config.weights == str(tmp_path / "mine.pth")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"archi": "resnet18"}'])
+def test_settings_that_are_none_are_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(RunError, match=r"config\.json"):
+        read_config(tmp_path)
+
+
+def test_what_is_unusual_is_written_as_on_the_command_line() -> None:
+    assert unusual(TrainConfig()) == ""
+    assert unusual(TrainConfig(epochs=3, frozen_bn="train", seed=0)) == "--epochs 3 --frozen-bn train"

@@ -138,6 +138,48 @@ def test_other_data_is_scored_whole(run: Run, tmp_path: Path) -> None:
     scored = evaluate(run[0], write_faces(tmp_path, n=40))
     assert scored["split"] == "all"
     assert scored["n"] == 40
+    assert scored["failed"] == 0
+
+
+@pytest.mark.parametrize("split", ["", "test"])
+def test_a_few_images_of_one_split_or_none_can_be_scored(run: Run, tmp_path: Path, split: str) -> None:
+    table = write_faces(tmp_path, n=4)
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    table.write_text("path,age,split\n" + "".join(f"{row['path']},{row['age']},{split}\n" for row in rows))
+    (tmp_path / rows[0]["path"]).write_bytes(b"no image")
+    with pytest.raises(UserError, match="--max-bad"):
+        evaluate(run[0], table)
+    scored = evaluate(run[0], table, max_bad=0.3)
+    assert (scored["n"], scored["failed"]) == (3, 1)
+    with pytest.raises(UserError, match="no image in split train"):
+        evaluate(run[0], table, on="train", max_bad=0.3)
+
+
+def test_other_data_do_not_resume_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = write_faces(tmp_path / "data")
+    config = TrainConfig(data=table, out=tmp_path / "run", resume=True, **SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(TRAIN, "fit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, say=lambda _: None)
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]))
+    with pytest.raises(UserError, match="its data have changed"):
+        train(config, say=lambda _: None)
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_frozen_new_head_and_a_constant_age_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="add fc"):
+        train(TrainConfig(out=tmp_path / "run", **(SMALL | {"trainable": "layer4"})), say=lambda _: None)
+    table = write_faces(tmp_path / "data")
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    table.write_text("path,age\n" + "".join(f"{row['path']},30\n" for row in rows))
+    with pytest.raises(UserError, match=r"every age .* is 30"):
+        train(TrainConfig(data=table, out=tmp_path / "run", **SMALL), say=lambda _: None)
+    assert not (tmp_path / "run").exists()
 
 
 def test_predicting_files_gives_the_predictions_of_the_test(run: Run, faces: Path) -> None:
@@ -187,6 +229,9 @@ def test_the_demonstration_goes_on_without_weights_under_a_banner(
     assert report["weights"]["tag"] == "random"
     assert report["data"]["name"] == "synthetic"
     assert report["demonstration"]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["weights"] == "random"
+    with Image.open(tmp_path / "run" / "faces.png") as sheet:
+        assert min(sheet.size) > 200
     (banner,) = [line for line in said if "DEMONSTRATION" in line]
     assert "random" in banner
     assert len({len(line) for line in banner.splitlines()}) == 1
@@ -207,7 +252,7 @@ def unavailable(*_: Any) -> None:
 
 
 def start(faces: Path, out: Path) -> "subprocess.Popen[str]":
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in (SMALL | {"epochs": 4}).items()]
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in (SMALL | {"epochs": 6}).items()]
     command = [sys.executable, "-m", "jaxage.cli", "train", f"--data={faces}", f"--out={out}", "--resume", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
 
@@ -221,27 +266,33 @@ def finish(faces: Path, out: Path) -> dict[str, Any]:
 
 
 def test_killed_at_random_moments_and_resumed_equals_not_killed(faces: Path, tmp_path: Path) -> None:
-    """SIGKILL at a random moment of the training or of writing a checkpoint, three times, then to the end."""
+    """SIGKILL in three rounds: before the first checkpoint can be whole, then at random after one and after two."""
     whole = finish(faces, tmp_path / "whole")
     chance = random.Random(int(time.time()))
-    for _ in range(3):
+    steps_left = []
+    for epochs in range(3):
         process = start(faces, tmp_path / "killed")
-        seen = wait_for_training(tmp_path / "killed", process)
-        time.sleep(chance.uniform(0, 1.0) if seen else 0)
+        wait_for_epochs(tmp_path / "killed", epochs, process)
+        time.sleep(chance.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        steps_left.append(len(list((tmp_path / "killed" / "checkpoints").glob("[0-9]*"))))
+    assert steps_left[-1] > 0
     report = finish(faces, tmp_path / "killed")
     for split in ("validation", "test"):
         assert report[split] == whole[split]
     assert (tmp_path / "killed" / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
     assert predictions(tmp_path / "killed") == predictions(tmp_path / "whole")
+    assert report["timing"]["total_s"] > whole["timing"]["total_s"] / 2
 
 
-def wait_for_training(out: Path, process: "subprocess.Popen[str]") -> bool:
-    """Until the loop has begun (or the run is over)."""
+def wait_for_epochs(out: Path, epochs: int, process: "subprocess.Popen[str]") -> None:
+    """Until that many epochs have been written down."""
     deadline = time.time() + 120
-    while time.time() < deadline and process.poll() is None:
-        if (out / "metrics.jsonl").exists():
-            return True
-        time.sleep(0.02)
-    return False
+    while process.poll() is None and time.time() < deadline:
+        metrics = out / "metrics.jsonl"
+        if metrics.exists() and len(metrics.read_text().splitlines()) >= epochs:
+            return
+        time.sleep(0.005)
+    pytest.fail(f"{out} did not come to epoch {epochs}")

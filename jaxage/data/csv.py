@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jaxage.data.records import SPLITS, DataError, Records, listed, make_records
+from jaxage.data.records import DataError, Records, listed, make_records
 from jaxage.data.source import path_fault
 
 _COLUMNS = "path,age[,identity][,split]"
@@ -58,7 +58,7 @@ def read_csv(path: Path) -> Records:
                 faults.append(f"line {line}: {name} {row[name]!r} {error}")
     faults += _repeated(lines, columns["path"])
     split = columns.get("split", [])
-    faults += _half_split(lines, split) + _empty_splits(split)
+    faults += _half_split(lines, split)
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise DataError(f"{path}: {count}; correct the file and start again\n{listed(faults)}")
@@ -145,9 +145,3 @@ def _half_split(lines: list[int], split: list[str | None]) -> list[str]:
         f"split is given for {len(split) - len(blank)} rows and empty in {len(blank)}, the first of them line "
         f"{blank[0]}: fill it in for all, or for none"
     ]
-
-
-def _empty_splits(split: list[str | None]) -> list[str]:
-    """Spoken of only where every row names a known split: other faults come first."""
-    empty = [name for name in SPLITS if name not in split] if split and all(split) else []
-    return [f"no row of split {' and none of '.join(empty)}: each of the three needs some"] if empty else []

@@ -53,7 +53,7 @@ def require_splits(records: Records) -> None:
     if empty := records.empty_splits():
         raise DataError(
             f"none of the {len(records)} images is in {' or '.join(empty)}: add images, try another --seed, or give "
-            "every row a split in the CSV"
+            "every row a split in the CSV, each of the three to some"
         )
 
 

@@ -54,7 +54,7 @@ class Dataset:
     images: RGB, a read-only memory map in the order of `records`.
     failures: the other images, in the order of the CSV.
     sha256: of what is learned from: for each row, the JSON line `[path, age, identity, split, sha256 of the file]`.
-    split: the rule that decided the splits, "given" if the CSV did.
+    split: the rule that decided the splits, "given" if the CSV did, None if they are as the CSV has them.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Dataset:
     images: UInt8[np.ndarray, "n size size 3"]
     failures: tuple[Failure, ...]
     sha256: str
-    split: SplitRule | Literal["given"]
+    split: SplitRule | Literal["given"] | None
 
 
 _Entry = tuple[np.ndarray, tuple[Failure, ...]]
@@ -72,7 +72,7 @@ def load_dataset(
     csv_path: Path,
     size: int,
     *,
-    split: SplitRule = "random",
+    split: SplitRule | None = "random",
     seed: int = 0,
     cache: Path,
     workers: int | None = None,
@@ -80,40 +80,47 @@ def load_dataset(
 ) -> Dataset:
     """Read a CSV (see `read_csv`) and its images (see `image_root`, `decode_image`), `size` pixels a side.
 
-    `split` and `seed` decide the splits if the CSV does not. Pixels are decoded by `workers` threads (default: one per
-    core) into `cache/decoded/KEY/images.npy`, renamed into place when complete and found again by KEY: the SHA-256 of
-    JSON lines with the versions of the decoder, `size`, and path and SHA-256 of every image file. Labels are no part of
-    it. Memory does not grow with the images.
+    `split` and `seed` decide the splits if the CSV does not, and none may be empty; None leaves them as they are.
+
+    Pixels are decoded by `workers` threads (default: one per core) into `cache/decoded/KEY/images.npy`, renamed into
+    place when complete and found again by KEY: the SHA-256 of JSON lines with the versions of the decoder, `size`, and
+    path and SHA-256 of every image file. Labels are no part of it. Memory does not grow with the images.
 
     Raises DataError for a CSV or tar file with faults, for a share of failed images above `max_bad`, for a split
     without images, and for a cache that cannot be written.
     """
     records = read_csv(csv_path)
-    given = bool((records.split != "").any())
-    if not given:
-        records = assign_splits(records, split, seed)
+    decided_by: SplitRule | Literal["given"] | None = split
+    if split is not None:
+        decided_by = "given" if (records.split != "").any() else split
+        records = records if decided_by == "given" else assign_splits(records, split, seed)
+        require_splits(records)
     root = image_root(csv_path)
     with open_source(root) as read, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        digests, images, failures = _load_images(read, records.path.tolist(), size, cache / "decoded", pool)
+        digests, folder, (images, failures) = _load_images(read, records.path.tolist(), size, cache / "decoded", pool)
     if len(failures) > max_bad * len(records):
         faults = [f"{failure.path}: {failure.reason}" for failure in failures]
         raise DataError(
             f"{csv_path}: {len(failures)} of {len(records)} images in {root} cannot be used; mend them, remove their "
-            f"lines, or allow a larger share than --max-bad {max_bad:g}\n{listed(faults)}"
+            f"lines, or allow a larger share than --max-bad {max_bad:g}; all of them are in {folder / _FAILURES}\n"
+            f"{listed(faults)}"
         )
     kept = ~np.isin(records.path, [failure.path for failure in failures])
     records = records.take(kept)
-    require_splits(records)
+    if split is not None:
+        require_splits(records)
     columns = [column.tolist() for column in vars(records).values()]
     kept_digests = [digest for digest, keep in zip(digests, kept, strict=True) if keep]
     sha256 = _hash(zip(*columns, kept_digests, strict=True))
-    return Dataset(csv_path.stem, records, images, failures, sha256, "given" if given else split)
+    return Dataset(csv_path.stem, records, images, failures, sha256, decided_by)
 
 
 def _load_images(
     read: Read, paths: list[str], size: int, cache: Path, pool: ThreadPoolExecutor
-) -> tuple[list[str | Failure], np.ndarray, tuple[Failure, ...]]:
-    """SHA-256 of every image file, or why it cannot be read; and what `cache` has, or now gets, for these files."""
+) -> tuple[list[str | Failure], Path, _Entry]:
+    """SHA-256 of every image file, or why it cannot be read; and what `cache` has, or now gets, for these files, and
+    in which folder.
+    """
     digests = list(_in_order(pool, lambda path: _digest(read, path), paths, "reading"))
     rows = list(zip(paths, digests, strict=True))
     contents = ([path, None if isinstance(digest, Failure) else digest] for path, digest in rows)
@@ -126,7 +133,7 @@ def _load_images(
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             decoded = _in_order(pool, lambda row: _decode(read, size, *row), rows, "decoding")
             entry = _build(folder, len(rows), size, decoded)
-    return digests, *entry
+    return digests, folder, entry
 
 
 def _in_order(pool: ThreadPoolExecutor, function: Callable[[Any], T], items: Sequence[Any], what: str) -> Iterator[T]:

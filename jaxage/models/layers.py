@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxage.types import UserError
+
 Initializer = Callable[..., Array]
 FeatureMap = Float[Array, "batch _ _ _"]
 
@@ -118,7 +120,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: FeatureMap) -> FeatureMap:
-        """NHWC in `dtype`. Raises ValueError for a live module that sees one value per channel."""
+        """NHWC in `dtype`. Raises UserError for a live module that sees one value per channel."""
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
@@ -130,7 +132,10 @@ class BatchNorm(nn.Module):
         if path in self.live:
             count = x.size // x.shape[-1]
             if count < 2:
-                raise ValueError(f"{path}: a BatchNorm in training mode needs more than one value per channel, got 1")
+                raise UserError(
+                    f"{path}: a BatchNorm in training mode needs more than one value per channel, got 1; use a larger "
+                    "--batch-size or --image-size"
+                )
             mean = x.mean((0, 1, 2))
             var = jnp.square(x - mean[None, None, None]).mean((0, 1, 2))
             running_mean.value += 0.1 * (mean - running_mean.value)

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from jaxage.models.registry import Model
 from jaxage.pretrained.convert import Conversion, to_flax
 from jaxage.pretrained.sources import fetch, read_manifest, weights_folder
-from jaxage.pretrained.store import FORMAT, read_safetensors, read_variables, sha256_of, write_variables
+from jaxage.pretrained.store import FORMAT, read_metadata, read_safetensors, read_variables, sha256_of, write_variables
 from jaxage.pretrained.torch_file import read_torch_file
 from jaxage.trees import flatten, is_within, unflatten
 from jaxage.types import Arch, UserError, Variables
@@ -20,7 +20,10 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class Weights:
-    """variables: numpy leaves, with the source's own head or none. tag, sha256: of the source file."""
+    """variables: numpy leaves, with the source's own head or none. tag: the manifest's, or a name for a file.
+
+    sha256: of the torch file that they were converted from, or of the file itself.
+    """
 
     variables: Variables
     tag: str
@@ -52,7 +55,7 @@ def find_weights(weights: str | Path, arch: Arch) -> Weights:
 
 def convert_file(path: Path, arch: Arch) -> Conversion:
     """Read and convert a torch state dict, .safetensors or torch's own format. Raises ConversionError."""
-    state = read_safetensors(path)[0] if path.suffix == ".safetensors" else read_torch_file(path)
+    state = read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
     return to_flax(state, arch)
 
 
@@ -86,21 +89,32 @@ def merge(fresh: Variables, pretrained: Variables, head: str) -> Variables:
 
 
 def _from_file(path: Path, arch: Arch) -> Weights:
-    name = path.stem.replace(f"{arch}_", f"{arch}.", 1) if path.stem.startswith(f"{arch}_") else path.stem
-    if path.suffix == ".safetensors":
-        _, metadata = read_safetensors(path)
-        if metadata.get("format") == FORMAT:
-            if metadata["arch"] != arch:
-                raise WeightsError(f"{path} holds a {metadata['arch']}, not a {arch}: give the matching --arch")
-            return Weights(read_variables(path)[0], metadata["tag"], metadata["source_sha256"])
-    return Weights(convert_file(path, arch).variables, name, sha256_of(path))
+    metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
+    if metadata.get("format") != FORMAT:
+        sha256 = sha256_of(path)
+        return Weights(convert_file(path, arch).variables, _name(path, arch, sha256), sha256)
+    if metadata["arch"] != arch:
+        raise WeightsError(f"{path} holds a {metadata['arch']}, not a {arch}: give the matching --arch")
+    sha256 = metadata.get("source_sha256") or sha256_of(path)
+    return Weights(read_variables(path), _name(path, arch, sha256), sha256)
+
+
+def _name(path: Path, arch: Arch, sha256: str) -> str:
+    """`resnet18_mine.pth` is `resnet18.mine`, but only published files may bear a tag of the manifest."""
+    name = f"{arch}.{path.stem.removeprefix(arch + '_')}" if path.stem.startswith(f"{arch}_") else path.stem
+    entry = read_manifest().get(name)
+    return name if entry is None or sha256 in entry.hashes() else path.name
 
 
 def _from_tag(tag: str, arch: Arch) -> Weights:
+    """Converted before, if from a file that the manifest lists; else fetched, verified and converted."""
     entry = read_manifest()[tag]
     converted = weights_folder() / f"{tag}.safetensors"
-    if not converted.exists():
-        source = fetch(entry, weights_folder())
-        metadata = {"arch": arch, "tag": tag, "source_sha256": sha256_of(source)}
-        write_variables(converted, convert_file(source, arch).variables, metadata)
-    return _from_file(converted, arch)
+    if converted.exists():
+        published = read_metadata(converted).get("source_sha256", "")
+        if published in entry.hashes():
+            return Weights(read_variables(converted), tag, published)
+    source = fetch(entry, weights_folder())
+    found = Weights(convert_file(source, arch).variables, tag, sha256_of(source))
+    write_variables(converted, found.variables, {"arch": arch, "source_sha256": found.sha256})
+    return found

@@ -46,6 +46,10 @@ class Entry:
     input: dict[str, object]
     sources: tuple[Source, ...]
 
+    def hashes(self) -> set[str]:
+        """The SHA-256 of each published file."""
+        return {source.sha256 for source in self.sources}
+
 
 def weights_folder() -> Path:
     """Where weights are kept: `weights/` of a checkout, else in the cache folder."""

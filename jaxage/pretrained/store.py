@@ -2,7 +2,10 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -23,21 +26,33 @@ def write_variables(path: Path, variables: Variables, metadata: dict[str, str]) 
     partial.replace(path)
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file. Raises UserError naming a file that cannot be read."""
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file. Raises UserError naming a file that cannot be read."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file. Raises as `read_safetensors` does."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+def read_variables(path: Path) -> Variables:
+    """What `write_variables` wrote. Raises UserError for a file of another format."""
+    found = read_metadata(path).get("format")
+    if found != FORMAT:
+        raise UserError(f"{path}: not written by jaxage (format {found!r})")
+    return unflatten(read_safetensors(path))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, "numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError, TypeError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}); fetch or export it again") from error
-
-
-def read_variables(path: Path) -> tuple[Variables, dict[str, str]]:
-    """What `write_variables` wrote. Raises UserError for a file of another format."""
-    leaves, metadata = read_safetensors(path)
-    if metadata.get("format") != FORMAT:
-        raise UserError(f"{path}: not written by jaxage (format {metadata.get('format')!r})")
-    return unflatten(leaves), metadata
 
 
 def sha256_of(path: Path) -> str:

@@ -251,7 +251,7 @@ def _storage(identity: Any) -> _Storage:
     if kind != "storage" or view not in ([], [None]):
         raise TypeError("the pickle refers to something that is not a storage")
     dtype = _DTYPES[_expect(name, _Name).name]
-    return _Storage(str(key), dtype, _natural(numel))
+    return _Storage(_expect(key, str), dtype, _natural(numel))
 
 
 def _rebuild(function: Any, arguments: Any) -> Any:
@@ -270,7 +270,8 @@ def _rebuild(function: Any, arguments: Any) -> Any:
 
 def _natural(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**48:
-        raise ValueError(f"{value!r:.40} where a size or a position belongs")
+        shown = f"{value:.3g}" if type(value) in (int, float) else f"a {type(value).__name__}"
+        raise ValueError(f"{shown} where a size or a position belongs")
     return value
 
 

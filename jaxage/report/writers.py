@@ -75,9 +75,9 @@ def model_card(report: dict[str, Any]) -> str:
 
 
 def write_predictions(path: Path, records: Records, prediction: np.ndarray) -> None:
-    """CSV `path,age,prediction`, a line per record, ages in years with six significant decimals."""
+    """CSV `path,age,prediction`, a line per record, ages in years, with all digits that a float32 has."""
     rows = zip(records.path, records.age, prediction, strict=True)
-    _write_csv(path, ("path", "age", "prediction"), ((name, f"{age:g}", f"{guess:.6f}") for name, age, guess in rows))
+    _write_csv(path, ("path", "age", "prediction"), ((name, f"{age:.9g}", f"{guess:.9g}") for name, age, guess in rows))
 
 
 def write_failures(path: Path, failures: Iterable[Failure]) -> None:

@@ -155,8 +155,6 @@ def test_no_file(tmp_path: Path, make: object) -> None:
     [
         (["train", "validation", "holdout"], "line 4: split 'holdout' is none of train, validation, test"),
         (["train", "", "test"], "split is given for 2 rows and empty in 1, the first of them line 3"),
-        (["train", "train", "test"], "no row of split validation: each of the three needs some"),
-        (["val", "val", "val"], "no row of split train and none of test"),
     ],
 )
 def test_faults_of_the_splits(tmp_path: Path, splits: list[str], fault: str) -> None:

@@ -2,6 +2,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -177,6 +178,8 @@ def test_too_many_failures_stop(tmp_path: Path) -> None:
     assert "--max-bad 0.01" in message
     assert message.count(".jpg: missing") == 10
     assert message.endswith("and 2 more")
+    (whole,) = re.findall(r"all of them are in (\S+failures\.json)", message)
+    assert len(json.loads(Path(whole).read_text())) == 12
     assert len(load(csv, max_bad=0.24).failures) == 12
 
 
@@ -194,6 +197,20 @@ def test_a_split_emptied_by_failures(tmp_path: Path) -> None:
         (tmp_path / f"{i}.jpg").unlink()
     with pytest.raises(DataError, match="none of the 18 images is in validation"):
         load(csv, max_bad=0.5)
+
+
+def test_without_a_rule_the_splits_stay_and_may_be_empty(tmp_path: Path) -> None:
+    csv = write_set(tmp_path)
+    for i in range(2, 24, 4):
+        (tmp_path / f"{i}.jpg").unlink()
+    whole = load(csv, split=None, max_bad=0.5)
+    assert whole.split is None
+    assert set(whole.records.split) == {"train", "test"}
+    (tmp_path / "bare.csv").write_text("path,age\n0.jpg,30\n")
+    bare = load(tmp_path / "bare.csv", split=None)
+    assert bare.records.split.tolist() == [""]
+    with pytest.raises(DataError, match="none of the 1 images is in"):
+        load(tmp_path / "bare.csv")
 
 
 def truncate(entry: Path) -> None:

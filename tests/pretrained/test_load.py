@@ -61,9 +61,10 @@ def test_weights_of_another_network(file: Path, tmp_path: Path) -> None:
     load.write_variables(
         tmp_path / "own.safetensors",
         to_flax(STATE, "resnet18").variables,
-        {"arch": "resnet18", "tag": "resnet18.mine", "source_sha256": "0"},
+        {"arch": "resnet18", "source_sha256": "0"},
     )
-    assert find_weights(tmp_path / "own.safetensors", "resnet18").tag == "resnet18.mine"
+    found = find_weights(tmp_path / "own.safetensors", "resnet18")
+    assert (found.tag, found.sha256) == ("own", "0")
     with pytest.raises(WeightsError, match="holds a resnet18, not a mobilenet_v2"):
         find_weights(tmp_path / "own.safetensors", "mobilenet_v2")
 
@@ -117,3 +118,24 @@ def test_a_tag_is_converted_once_and_kept(tag: str, manifest: Path, file: Path) 
     kept, wanted = flatten(again.variables), flatten(first.variables)
     for name, value in wanted.items():
         np.testing.assert_array_equal(kept[name], value)
+
+
+def test_only_the_published_file_bears_a_tag(manifest: Path, file: Path) -> None:
+    mine = file.with_name("resnet18_test.safetensors")
+    save_file(STATE | {"conv1.weight": STATE["conv1.weight"] + 1}, mine)
+    assert find_weights(mine, "resnet18").tag == "resnet18_test.safetensors"
+    assert find_weights(file.rename(mine), "resnet18").tag == "resnet18.test"
+
+
+def test_somebody_elses_file_in_the_weights_folder_is_not_the_tag(manifest: Path, file: Path) -> None:
+    other = to_flax(STATE | {"conv1.weight": STATE["conv1.weight"] + 1}, "resnet18").variables
+    for metadata in ({"arch": "resnet18", "source_sha256": "0"}, {"arch": "resnet18"}):
+        load.write_variables(manifest / "resnet18.test.safetensors", other, metadata)
+        with pytest.raises(WeightsUnavailableError):
+            find_weights("test", "resnet18")
+    save_file(STATE, manifest / "resnet18.test.safetensors")
+    with pytest.raises(WeightsUnavailableError):
+        find_weights("test", "resnet18")
+    (manifest / "r.safetensors").write_bytes(file.read_bytes())
+    found = flatten(find_weights("test", "resnet18").variables)
+    np.testing.assert_array_equal(found["params.fc.bias"], STATE["fc.bias"])

@@ -284,7 +284,16 @@ def test_a_billion_laughs_and_deep_nests_end_soon(write: Writer, tmp_path: Path)
     for _ in range(60):
         laugh = (laugh, laugh)
     deep = b"\x80\x02" + b"}" + b")" + b"\x85" * 500_000 + b"K\x01s."
-    for content in ({"w": laugh}, deep, b"\x80\x02" + b"N" * 3_000_000 + b"."):
+    keyed = _Call("torch._utils._rebuild_tensor", storage(ARRAY, laugh), 0, ARRAY.shape, (1, 1))
+    sized = tensor(ARRAY, size=(laugh,))
+    for content in (
+        {"w": laugh},
+        {"w": keyed},
+        {"w": sized},
+        {"w": tensor(ARRAY), laugh: 1},
+        deep,
+        b"\x80\x02" + b"N" * 3_000_000 + b".",
+    ):
         with pytest.raises(TorchFileError):
             read(write(content, {}), tmp_path)
 
