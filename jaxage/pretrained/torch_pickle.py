@@ -1,0 +1,203 @@
+"""The pickles in torch's files, read by a machine that calls nothing.
+
+A pickle is a program for a stack machine. Here is one that knows the few instructions and names that a state dict
+needs; what a pickle names is only looked at.
+"""
+
+import io
+import pickletools
+from dataclasses import dataclass
+from typing import Any
+
+from jaxage.types import UserError
+
+BFLOAT16 = "bfloat16"
+_DTYPES = {
+    "torch.FloatStorage": "<f4",
+    "torch.DoubleStorage": "<f8",
+    "torch.HalfStorage": "<f2",
+    "torch.BFloat16Storage": BFLOAT16,
+    "torch.LongStorage": "<i8",
+    "torch.IntStorage": "<i4",
+    "torch.ShortStorage": "<i2",
+    "torch.CharStorage": "i1",
+    "torch.ByteStorage": "u1",
+    "torch.BoolStorage": "?",
+}
+_ORDERED_DICT = "collections.OrderedDict"
+_TENSOR = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
+_PARAMETER = "torch._utils._rebuild_parameter"
+_NAMES = {*_DTYPES, *_TENSOR, _ORDERED_DICT, _PARAMETER}
+
+_VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING"}
+_VALUES |= {"SHORT_BINSTRING"}
+_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_MAX_INSTRUCTIONS = 2_000_000
+_MARK = object()
+
+
+class TorchFileError(UserError):
+    """A file that is no state dict of torch's, or a broken one."""
+
+
+class UnsafeFileError(TorchFileError):
+    """A file that asks for more than tensors and dictionaries; the message names the first such thing."""
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A class or function that the file names."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Numbers that the file keeps beside the pickle, under `key`; `dtype` is NumPy's, or `BFLOAT16`."""
+
+    key: str
+    dtype: str
+    numel: int
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A view into a storage, in its numbers, not in bytes."""
+
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def run(file: io.BytesIO, storages: dict[str, Storage] | None = None) -> Any:
+    """The value of the pickle that begins here. `storages` collects those it mentions.
+
+    Raises UnsafeFileError for an instruction or a name that no state dict needs, and TorchFileError, TypeError,
+    ValueError, LookupError or EOFError for a pickle that contradicts itself.
+    """
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+    storages = {} if storages is None else storages
+    argument: Any
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if count > _MAX_INSTRUCTIONS:
+            raise TorchFileError("too long a pickle for a state dict")
+        name = opcode.name
+        if name in _VALUES:
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name in _TUPLES:
+            stack[-_TUPLES[name] :] = [tuple(_top(stack, _TUPLES[name]))]
+        elif name == "TUPLE":
+            stack.append(tuple(_pop_to_mark(stack)))
+        elif name == "EMPTY_DICT":
+            stack.append({})
+        elif name == "EMPTY_LIST":
+            stack.append([])
+        elif name == "MARK":
+            stack.append(_MARK)
+        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name in ("GLOBAL", "STACK_GLOBAL"):
+            module, attribute = argument.split(" ", 1) if name == "GLOBAL" else _take(stack, 2)
+            stack.append(_known(f"{expect(module, str)}.{expect(attribute, str)}"))
+        elif name == "BINPERSID":
+            storage = _storage(stack.pop())
+            if storages.setdefault(storage.key, storage) != storage:
+                raise TypeError(f"the pickle describes storage {storage.key} in two ways")
+            stack.append(storage)
+        elif name == "REDUCE":
+            function, arguments = _take(stack, 2)
+            stack.append(_rebuild(function, arguments))
+        elif name in ("SETITEM", "SETITEMS"):
+            items = _take(stack, 2) if name == "SETITEM" else _pop_to_mark(stack)
+            _set(stack[-1], items)
+        elif name in ("APPEND", "APPENDS"):
+            values = _take(stack, 1) if name == "APPEND" else _pop_to_mark(stack)
+            expect(stack[-1], list).extend(values)
+        elif name == "BUILD":
+            stack.pop()  # attributes: only state_dict()'s _metadata
+            expect(stack[-1], dict)
+        elif name == "STOP":
+            return stack.pop()
+        elif name not in ("PROTO", "FRAME"):
+            raise UnsafeFileError(f"the pickle instruction {name}, which no state dict needs; save state_dict()")
+    raise EOFError("the pickle has no end")
+
+
+def _top(stack: list[Any], count: int) -> list[Any]:
+    if len(stack) < count:
+        raise IndexError("the pickle takes more than it has")
+    return stack[-count:]
+
+
+def _take(stack: list[Any], count: int) -> list[Any]:
+    taken = _top(stack, count)
+    del stack[-count:]
+    return taken
+
+
+def _pop_to_mark(stack: list[Any]) -> list[Any]:
+    for position in range(len(stack) - 1, -1, -1):
+        if stack[position] is _MARK:
+            taken = stack[position + 1 :]
+            del stack[position:]
+            return taken
+    raise IndexError("the pickle has no mark")
+
+
+def expect(value: Any, kind: type) -> Any:
+    """The value, if its type is exactly `kind`; else TypeError."""
+    if type(value) is not kind:
+        raise TypeError(f"the pickle has a {type(value).__name__} where a {kind.__name__} belongs")
+    return value
+
+
+def _known(name: str) -> _Name:
+    if name not in _NAMES:
+        raise UnsafeFileError(
+            f"it names {name}, and only tensors and dictionaries are read: save the model's state_dict() with torch"
+        )
+    return _Name(name)
+
+
+def _set(target: Any, items: list[Any]) -> None:
+    keys = items[::2]
+    if len(items) % 2 or any(type(key) not in (str, int) for key in keys):
+        raise TypeError("the pickle has a dictionary whose keys are not strings")
+    expect(target, dict).update(zip(keys, items[1::2], strict=True))
+
+
+def _storage(identity: Any) -> Storage:
+    """Of a persistent id: ("storage", type, key, device, number of elements, and in legacy files None for no view)."""
+    kind, name, key, _, numel, *view = expect(identity, tuple)
+    if kind != "storage" or view not in ([], [None]):
+        raise TypeError("the pickle refers to something that is not a storage")
+    dtype = _DTYPES[expect(name, _Name).name]
+    return Storage(expect(key, str), dtype, _natural(numel))
+
+
+def _rebuild(function: Any, arguments: Any) -> Any:
+    name = expect(function, _Name).name
+    expect(arguments, tuple)
+    if name == _ORDERED_DICT and not arguments:
+        return {}
+    if name == _PARAMETER:
+        return expect(arguments[0], Tensor)
+    if name in _TENSOR:
+        storage, offset, size, stride = arguments[:4]
+        sizes, strides = (tuple(_natural(n) for n in expect(numbers, tuple)) for numbers in (size, stride))
+        return Tensor(expect(storage, Storage), _natural(offset), sizes, strides)
+    raise TypeError(f"the pickle calls {name} as torch.save does not")
+
+
+def _natural(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**48:
+        shown = f"{value:.3g}" if type(value) in (int, float) else f"a {type(value).__name__}"
+        raise ValueError(f"{shown} where a size or a position belongs")
+    return value
