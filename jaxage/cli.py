@@ -1,4 +1,4 @@
-"""The command line: `jaxage train|evaluate|predict|convert`. Only this file knows tyro."""
+"""The command line: `jaxage train|evaluate|predict|prepare|convert`. Only this file knows tyro."""
 
 import io
 import json
@@ -6,19 +6,21 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from jaxage.config import TrainConfig
 from jaxage.convert import convert as convert_weights
+from jaxage.data.funnel import Criteria
 from jaxage.evaluate import evaluate as score
 from jaxage.fit import Diverged, Stopped
 from jaxage.predict import predict as predict_ages
+from jaxage.prepare import prepare as prepare_faces
 from jaxage.pretrained.sources import WeightsUnavailableError
 from jaxage.report.writers import scores_table
 from jaxage.train import train as run_training
-from jaxage.types import Arch, Split, UserError
+from jaxage.types import Arch, Split, SplitRule, UserError
 
 _Run = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
 _Images = tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE...")]]
@@ -64,6 +66,23 @@ def predict(run: _Run, images: _Images) -> None:
         print(f"{path}\t{age:.1f}")
 
 
+def prepare(
+    collection: tyro.conf.Positional[Literal["imdb-crop", "wiki-crop"]],
+    root: Path,
+    criteria: Annotated[Criteria, tyro.conf.arg(name="")],
+    split: SplitRule = "random",
+) -> None:
+    """Choose the faces of IMDB-WIKI's crops, and write a CSV of them for train --data.
+
+    Args:
+        collection: Which half of the dataset.
+        root: The extracted imdb_crop or wiki_crop folder, with its .mat file; the CSV goes there.
+        criteria: What a record must meet.
+        split: How to divide, 60/20/20: "identity" puts no person on two sides.
+    """
+    prepare_faces("imdb" if collection == "imdb-crop" else "wiki", root, criteria, split)
+
+
 def convert(arch: Arch, weights: str, out: Path | None = None) -> None:
     """Convert torch weights to Flax, check every stage, and write safetensors.
 
@@ -79,6 +98,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "prepare": prepare,
     "convert": convert,
 }
 

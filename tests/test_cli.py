@@ -10,7 +10,7 @@ from jaxage.cli import main
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "convert"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "prepare", "convert"])
 def test_help_explains_each_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

@@ -77,15 +77,16 @@ def model_card(report: dict[str, Any]) -> str:
 def write_predictions(path: Path, records: Records, prediction: np.ndarray) -> None:
     """CSV `path,age,prediction`, a line per record, ages in years, with all digits that a float32 has."""
     rows = zip(records.path, records.age, prediction, strict=True)
-    _write_csv(path, ("path", "age", "prediction"), ((name, f"{age:.9g}", f"{guess:.9g}") for name, age, guess in rows))
+    write_csv(path, ("path", "age", "prediction"), ((name, f"{age:.9g}", f"{guess:.9g}") for name, age, guess in rows))
 
 
 def write_failures(path: Path, failures: Iterable[Failure]) -> None:
     """CSV `path,reason`, a line per image that could not be used."""
-    _write_csv(path, ("path", "reason"), ((failure.path, failure.reason) for failure in failures))
+    write_csv(path, ("path", "reason"), ((failure.path, failure.reason) for failure in failures))
 
 
-def _write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+def write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    """UTF-8 with line feeds, written whole or not at all."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
