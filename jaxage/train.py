@@ -222,10 +222,10 @@ def _test(job: Job, best: Variables) -> dict[str, Any]:
 
 
 def _show_faces(job: Job, rows: np.ndarray, prediction: np.ndarray) -> None:
-    """Some drawn faces in the order of their ages; never people's, whose pictures stay where they are."""
+    """Some drawn faces in the order of their ages, with age and prediction; of people nothing is ever copied."""
     ages = job.records.age[rows]
     shown = np.argsort(ages, kind="stable")[:: max(1, len(rows) // 48)]
-    captions = [f"{age:.0f}: {guess:.0f}" for age, guess in zip(ages[shown], prediction[shown], strict=True)]
+    captions = [f"{age:.0f} → {guess:.0f}" for age, guess in zip(ages[shown], prediction[shown], strict=True)]
     contact_sheet(job.folder / "faces.png", np.asarray(job.images)[rows[shown]], captions, columns=8)
 
 
