@@ -6,23 +6,26 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from jaxage.config import TrainConfig
 from jaxage.convert import convert as convert_weights
 from jaxage.data.funnel import Criteria
+from jaxage.data.synthetic import write_synthetic
 from jaxage.evaluate import evaluate as score
 from jaxage.fit import Diverged, Stopped
+from jaxage.load import DEMO_FACES, DEMO_SIZE
 from jaxage.predict import predict as predict_ages
-from jaxage.prepare import prepare as prepare_faces
+from jaxage.prepare import Options, prepare_crops, prepare_csv
 from jaxage.pretrained.sources import WeightsUnavailableError
 from jaxage.report.writers import scores_table
 from jaxage.train import train as run_training
-from jaxage.types import Arch, Split, SplitRule, UserError
+from jaxage.types import Arch, Split, UserError
 
 _Run = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+_File = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
 _Images = tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE...")]]
 
 
@@ -66,21 +69,68 @@ def predict(run: _Run, images: _Images) -> None:
         print(f"{path}\t{age:.1f}")
 
 
-def prepare(
-    collection: tyro.conf.Positional[Literal["imdb-crop", "wiki-crop"]],
-    root: Path,
-    criteria: Annotated[Criteria, tyro.conf.arg(name="")],
-    split: SplitRule = "random",
-) -> None:
-    """Choose the faces of IMDB-WIKI's crops, and write a CSV of them for train --data.
+_Options = Annotated[Options, tyro.conf.arg(name="")]
+_Criteria = Annotated[Criteria, tyro.conf.arg(name="")]
+
+
+def prepare_imdb(root: Path, criteria: _Criteria, options: _Options, metadata_only: bool = False) -> None:
+    """The IMDb half of IMDB-WIKI.
 
     Args:
-        collection: Which half of the dataset.
-        root: The extracted imdb_crop or wiki_crop folder, with its .mat file; the CSV goes there.
+        root: The folder with imdb_crop.tar (read in place), that tar, or the extracted imdb_crop folder.
         criteria: What a record must meet.
-        split: How to divide, 60/20/20: "identity" puts no person on two sides.
+        options: How faces are checked and divided.
+        metadata_only: Read imdb.mat alone, print how many each criterion keeps, and write manifest.json.
     """
-    prepare_faces("imdb" if collection == "imdb-crop" else "wiki", root, criteria, split)
+    prepare_crops("imdb", root, criteria, options, metadata_only)
+
+
+def prepare_wiki(root: Path, criteria: _Criteria, options: _Options, metadata_only: bool = False) -> None:
+    """The Wikipedia half of IMDB-WIKI.
+
+    Args:
+        root: The folder with wiki_crop.tar (read in place), that tar, or the extracted wiki_crop folder.
+        criteria: What a record must meet.
+        options: How faces are checked and divided.
+        metadata_only: Read wiki.mat alone, print how many each criterion keeps, and write manifest.json.
+    """
+    prepare_crops("wiki", root, criteria, options, metadata_only)
+
+
+def prepare_list(file: _File, options: _Options) -> None:
+    """Faces of your own, listed in a CSV file.
+
+    Args:
+        file: Columns path, age and, if you have them, identity, split and gender; images in its folder, or in a .tar of
+            the same name beside it.
+        options: How faces are checked and divided.
+    """
+    prepare_csv(file, options)
+
+
+def prepare_synthetic(root: Path, faces: int = DEMO_FACES, size: int = DEMO_SIZE, seed: int = 0) -> None:
+    """Draw faces, and write them as a tree of IMDb-crop for prepare imdb-crop.
+
+    Args:
+        root: The folder to write imdb.mat and the images into.
+        faces: How many.
+        size: Their height and width in pixels.
+        seed: Another seed draws other faces.
+    """
+    write_synthetic(root, faces, size, seed)
+    print(f"written: {root}; go on with prepare imdb-crop --root {root}")
+
+
+_Preparation = (
+    Annotated[Any, tyro.conf.subcommand(name="imdb-crop", constructor=prepare_imdb)]
+    | Annotated[Any, tyro.conf.subcommand(name="wiki-crop", constructor=prepare_wiki)]
+    | Annotated[Any, tyro.conf.subcommand(name="csv", constructor=prepare_list)]
+    | Annotated[Any, tyro.conf.subcommand(name="synthetic", constructor=prepare_synthetic)]
+)
+
+
+def prepare(done: Annotated[_Preparation, tyro.conf.arg(name="")]) -> None:
+    """Choose, check and divide faces, and pack them for train --data."""
 
 
 def convert(arch: Arch, weights: str, out: Path | None = None) -> None:

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from jaxage.config import cache_folder
-from jaxage.data.load import load_data
 from jaxage.data.store import load_dataset
 from jaxage.export import load_model
+from jaxage.load import load_data
 from jaxage.mesh import in_turn, make_mesh, replicate
 from jaxage.metrics import METRICS, age_bands, summary
 from jaxage.run import read_config

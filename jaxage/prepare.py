@@ -1,63 +1,332 @@
-"""From an extracted tree of IMDB-WIKI's crops to a CSV that training reads, every choice written down beside it."""
+"""From raw faces to a dataset that trains at full speed: chosen, checked, split, packed, every choice written down."""
 
-from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+import hashlib
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 
-from jaxage.data.funnel import Criteria, funnel, funnel_table
-from jaxage.data.imdb import Collection, read_metadata
-from jaxage.data.records import SPLITS, DataError, make_records
-from jaxage.data.source import path_fault
-from jaxage.data.splits import assign_splits, leakage
-from jaxage.pretrained.store import sha256_of
+from jaxage.data.builders import CsvFaces, Faces, FacesBuilder, ImdbCrop, WikiCrop, write_dataset
+from jaxage.data.crops import open_crops
+from jaxage.data.csv import read_csv
+from jaxage.data.decode import MIN_SIDE, decode_image, strict_warnings
+from jaxage.data.duplicates import copies, join, near_pairs
+from jaxage.data.funnel import Criteria, Step, funnel, funnel_table
+from jaxage.data.imdb import Collection, Metadata, parse_metadata
+from jaxage.data.prepared import COLUMNS, MANIFEST, QUARANTINE, TABLE, read_manifest, table_rows
+from jaxage.data.records import SPLITS, DataError, Records, listed, make_records
+from jaxage.data.source import Read, image_root, open_source, path_fault
+from jaxage.data.splits import assign_splits, leakage, require_splits
+from jaxage.data.verify import STEPS, Fault, Sound, look_at
+from jaxage.report.plots import age_histograms, contact_sheet
 from jaxage.report.writers import write_csv
 from jaxage.run import write_json
-from jaxage.types import SplitRule
+from jaxage.types import SplitRule, UserError
+
+Say = Callable[[str], None]
+
+_BUILDERS: dict[str, type[FacesBuilder]] = {"imdb_crop": ImdbCrop, "wiki_crop": WikiCrop}
+_SHOWN, _SHOWN_SIZE = 48, 128
 
 
-def prepare(
+@dataclass(frozen=True)
+class Options:
+    """How faces are checked and divided, wherever they come from."""
+
+    out: Path | None = None
+    """The folder to make; without it, NAME-prepared beside the source."""
+
+    split: SplitRule = "random"
+    """How to divide what comes without splits: "identity" puts no person on two sides."""
+
+    split_ratios: str = "0.6,0.2,0.2"
+    """The shares of train, validation and test."""
+
+    seed: int = 0
+    """Of the splits and of the fraction."""
+
+    min_side: int = MIN_SIDE
+    """The smallest height and width of an image, in pixels."""
+
+    max_bad: float = 0.01
+    """The largest share of images that may be missing, broken or refused before preparing stops."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError naming the first field that cannot be used."""
+        self.ratios()
+        if self.min_side < MIN_SIDE:
+            raise UserError(f"--min-side must be at least {MIN_SIDE}, got {self.min_side}")
+        if not 0 <= self.max_bad <= 1:
+            raise UserError(f"--max-bad must lie in [0, 1], got {self.max_bad}")
+        if self.seed < 0:
+            raise UserError(f"--seed must not be negative, got {self.seed}")
+
+    def ratios(self) -> tuple[float, float, float]:
+        """`split_ratios` as numbers. Raises UserError unless they are three positive ones that sum to 1."""
+        try:
+            train, validation, test = (float(part) for part in self.split_ratios.split(","))
+        except ValueError:
+            train = validation = test = math.nan
+        if not (min(train, validation, test) > 0 and math.isclose(train + validation + test, 1)):
+            raise UserError(
+                f"--split-ratios {self.split_ratios}: three positive numbers that sum to 1, such as 0.6,0.2,0.2"
+            )
+        return train, validation, test
+
+
+class _Source(NamedTuple):
+    """Rows that are wanted, how to read their images, and what the manifest says of where they came from."""
+
+    records: Records
+    face_score: np.ndarray
+    read: Read
+    about: dict[str, Any]
+
+
+def prepare_crops(
     collection: Collection,
     root: Path,
     criteria: Criteria,
-    split: SplitRule = "random",
-    say: Callable[[str], None] = print,
+    options: Options,
+    metadata_only: bool = False,
+    say: Say = print,
 ) -> Path:
-    """Write `ROOT/imdb.csv` (path, age, identity, split) and `ROOT/imdb.manifest.json` from `ROOT/imdb.mat`.
+    """Prepare IMDB-WIKI's crops (see `open_crops`) that meet the criteria; the folder that holds them then.
 
-    The images are not looked at: training checks every one. The manifest has the `funnel` (kept and dropped at each
-    step), `refused_paths` (absolute, upwards or otherwise unsafe ones among what was kept), `criteria`, `split`,
-    `splits` (counts), `leakage`, and `source_sha256`. Raises DataError for a .mat file that cannot be used, and if the
-    criteria leave a split empty.
+    It is what `tfds.builder_from_directory` reads: see `jaxage.data.builders`. Beside that it has `faces.csv` (a line
+    per image, SHA-256 included), `quarantine.csv` (every image that is not used, and why), `ages.png`, `sample.png`
+    and `manifest.json`: `source_sha256`, `funnel` and `images` (kept and dropped at each step, of the metadata and of
+    the images), `age_formula`, `splits`, `leakage`, and all settings. It appears when it is whole, or not at all.
+
+    With `metadata_only` no image is read, and the folder has `manifest.json` alone.
+
+    Raises DataError for metadata that cannot be used, criteria that leave a split empty, more bad images than
+    `options.max_bad`, and a folder that holds something else.
     """
-    source = root / f"{collection}.mat"
-    metadata = read_metadata(source, collection)
-    kept, steps = funnel(metadata, criteria)
+    name = f"{collection}_crop"
+    out = options.out or (root if root.is_dir() else root.parent) / f"{name}-prepared"
+    with open_crops(root, collection) as (where, mat, read):
+        about: dict[str, Any] = {
+            "name": name,
+            "source": where,
+            "source_sha256": hashlib.sha256(mat).hexdigest(),
+            "age_formula": criteria.age_formula,
+            "settings": _settings(options) | asdict(criteria),
+        }
+        if not metadata_only and _is_there(out, about, say):
+            return out
+        metadata = parse_metadata(mat, where, collection)
+        kept, steps = funnel(metadata, criteria, options.seed)
+        rows = np.flatnonzero(kept)
+        if not len(rows):
+            say(funnel_table(steps))
+            raise DataError(f"{where}: no record meets the criteria: lower --min-face-score or widen the ages")
+        about["funnel"] = [step._asdict() for step in steps]
+        source = _Source(_wanted(metadata, rows, criteria), metadata.face_score[rows].astype(np.float32), read, about)
+        if not metadata_only:
+            return _prepare(source, steps, options, out, say)
     say(funnel_table(steps))
-    safe = np.asarray([path_fault(path) is None for path in metadata.path.tolist()], bool)
-    rows = np.flatnonzero(kept & safe)
-    if not len(rows):
-        raise DataError(f"{source}: no record meets the criteria: lower --min-face-score or widen the ages")
-    ages = metadata.ages(criteria.age_formula)[rows]
-    records = make_records(metadata.path[rows].tolist(), ages.astype(float).tolist(), metadata.identity[rows].tolist())
-    records = assign_splits(records, split, criteria.seed)
-    manifest: dict[str, Any] = {
-        "collection": collection,
-        "source_sha256": sha256_of(source),
-        "funnel": [step._asdict() for step in steps],
-        "refused_paths": int((kept & ~safe).sum()),
-        "criteria": asdict(criteria),
-        "split": split,
-        "splits": {name: len(records.rows_of(name)) for name in SPLITS},
-        "leakage": leakage(records),
+    records = _split(source.records, options)
+    with _making(out):
+        _leave(out, {MANIFEST: about | {"images": [], "split": options.split, **_splits(records)}})
+    say(f"written: {out / MANIFEST}; no image was looked at")
+    return out
+
+
+def prepare_csv(file: Path, options: Options, say: Say = print) -> Path:
+    """Prepare the faces that a CSV lists (see `read_csv`) as `prepare_crops` does; splits that it gives are kept."""
+    out = options.out or file.parent / f"{file.stem}-prepared"
+    records, root = read_csv(file), image_root(file)
+    steps = [Step("records", len(records), 0)]
+    about: dict[str, Any] = {
+        "name": file.stem,
+        "source": str(file),
+        "source_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "age_formula": "given",
+        "settings": _settings(options),
     }
-    table = root / f"{collection}.csv"
-    columns = records.path, ages.astype(str), records.identity, records.split
-    write_csv(table, ("path", "age", "identity", "split"), zip(*columns, strict=True))
-    write_json(root / f"{collection}.manifest.json", manifest)
-    counts = ", ".join(f"{count:,} {name}" for name, count in manifest["splits"].items())
-    say(f"{counts}; {manifest['refused_paths']} unsafe paths refused")
-    say(f"written: {table}; go on with train --data {table}")
-    return table
+    if _is_there(out, about, say):
+        return out
+    about["funnel"] = [step._asdict() for step in steps]
+    with open_source(root) as read:
+        source = _Source(records, np.full(len(records), np.nan, np.float32), read, about)
+        return _prepare(source, steps, options, out, say)
+
+
+def _settings(options: Options) -> dict[str, Any]:
+    return {name: value for name, value in asdict(options).items() if name != "out"}
+
+
+def _wanted(metadata: Metadata, rows: np.ndarray, criteria: Criteria) -> Records:
+    paths = metadata.path[rows].tolist()
+    gender = metadata.gender[rows]
+    return make_records(
+        [path if path_fault(path) else str(PurePosixPath(path)) for path in paths],
+        metadata.ages(criteria.age_formula)[rows].astype(float).tolist(),
+        metadata.identity[rows].tolist(),
+        gender=np.select([gender == 0, gender == 1], ["female", "male"], "").tolist(),
+    )
+
+
+def _is_there(out: Path, about: dict[str, Any], say: Say) -> bool:
+    """Whether this very dataset has been prepared. Raises DataError for a folder with anything else in it."""
+    if not out.exists() or (out.is_dir() and {path.name for path in out.iterdir()} <= {MANIFEST, QUARANTINE}):
+        return False
+    manifest = read_manifest(out) if (out / TABLE).exists() else {}
+    if not manifest:
+        raise DataError(f"{out} is not empty, and no dataset that jaxage has prepared: choose another --out")
+    changed = [name for name in ("name", "source_sha256", "settings") if manifest.get(name) != about[name]]
+    if changed:
+        raise DataError(
+            f"{out} holds a dataset of another {' and '.join(changed)}: choose another --out, or remove it first"
+        )
+    say(f"{out} is prepared already; remove it to check the images once more")
+    return True
+
+
+def _prepare(source: _Source, steps: list[Step], options: Options, out: Path, say: Say) -> Path:
+    with _making(out) as partial, ThreadPoolExecutor(os.cpu_count()) as pool:
+        findings = look_at(source.read, source.records.path.tolist(), options.min_side, pool)
+        findings = _without_copies(source.records, findings)
+        faults = [finding for finding in findings if isinstance(finding, Fault)]
+        image_steps = _image_steps(len(findings), faults)
+        say(funnel_table(steps + image_steps))
+        quarantine = [(fault.path, fault.reason) for fault in faults]
+        bad = [fault for fault in faults if fault.step != STEPS[-1]]
+        if len(bad) > options.max_bad * len(findings):
+            _leave(out, {QUARANTINE: quarantine})
+            raise DataError(
+                f"{source.about['source']}: {len(bad)} of {len(findings)} images cannot be used; mend them, or allow a "
+                f"larger share than --max-bad {options.max_bad:g}; all of them are in {out / QUARANTINE}\n"
+                + listed([f"{fault.path}: {fault.reason}" for fault in bad])
+            )
+        sound = [finding for finding in findings if isinstance(finding, Sound)]
+        rows = [row for row, finding in enumerate(findings) if isinstance(finding, Sound)]
+        records = source.records.take(rows)
+        pairs = near_pairs(np.asarray([found.fingerprint for found in sound], np.uint64).reshape(-1, 2), pool)
+        joined = join(records.identity.tolist(), records.path.tolist(), pairs)
+        records = _split(replace(records, identity=np.asarray(joined, str)), options)
+        records = replace(records, identity=np.asarray([_anonymous(name) for name in joined], str))
+        about = source.about | {
+            "images": [step._asdict() for step in image_steps],
+            "near_duplicates": {
+                "pairs": len(pairs),
+                "images": len(np.unique(pairs)),
+                "pairs_of_other_age": int((np.diff(records.age[pairs]) != 0).sum()),
+            },
+            "split": "given" if (source.records.split != "").any() else options.split,
+            **_splits(records),
+        }
+        sizes = np.asarray([found.size for found in sound], np.int64)
+        digests = [found.sha256 for found in sound]
+        faces = Faces(records, source.face_score[rows], digests, sizes, source.read, about)
+        folder = write_dataset(_BUILDERS.get(about["name"], CsvFaces), faces, partial / "tfds")
+        age_histograms(folder / "ages.png", {split: records.age[records.rows_of(split)] for split in SPLITS})
+        _show(folder / "sample.png", faces)
+        write_csv(folder / TABLE, COLUMNS, table_rows(faces))
+        write_csv(folder / QUARANTINE, ("path", "reason"), quarantine)
+        table_sha256 = hashlib.sha256((folder / TABLE).read_bytes()).hexdigest()
+        write_json(folder / MANIFEST, about | {"table_sha256": table_sha256})
+        _put(folder, out)
+    counts = ", ".join(f"{count:,} {split}" for split, count in about["splits"].items())
+    say(f"{counts}; {len(pairs):,} pairs of near-duplicates; {_seen(about['leakage'])}")
+    say(f"written: {out}; go on with train --data {out}")
+    return out
+
+
+def _without_copies(records: Records, findings: list[Sound | Fault]) -> list[Sound | Fault]:
+    rows = [row for row, finding in enumerate(findings) if isinstance(finding, Sound)]
+    found = [finding.sha256 for finding in findings if isinstance(finding, Sound)]
+    reasons = copies(found, records.path[rows].tolist(), records.age[rows].tolist())
+    left = list(findings)
+    for index, reason in reasons.items():
+        left[rows[index]] = Fault(str(records.path[rows[index]]), STEPS[-1], reason)
+    return left
+
+
+def _image_steps(count: int, faults: list[Fault]) -> list[Step]:
+    steps = []
+    for name in STEPS:
+        dropped = sum(fault.step == name for fault in faults)
+        count -= dropped
+        steps.append(Step(name, count, dropped))
+    return steps
+
+
+def _split(records: Records, options: Options) -> Records:
+    if (records.split != "").any():
+        require_splits(records)
+        return records
+    return assign_splits(records, options.split, options.seed, options.ratios())
+
+
+def _splits(records: Records) -> dict[str, Any]:
+    counts = {split: len(records.rows_of(split)) for split in SPLITS}
+    return {"splits": counts, "leakage": leakage(records)}
+
+
+def _seen(leaks: dict[str, Any]) -> str:
+    share = leaks["seen_share"]
+    return "no identities" if share is None else f"{share:.1%} of the test images show someone seen in training"
+
+
+def _anonymous(identity: str) -> str:
+    return hashlib.blake2b(identity.encode(), digest_size=8).hexdigest() if identity else ""
+
+
+def _show(path: Path, faces: Faces) -> None:
+    """A contact sheet of faces of all ages, the youngest first."""
+    ages = faces.records.age
+    order = np.argsort(ages, kind="stable")
+    shown = order[np.linspace(0, len(order) - 1, min(_SHOWN, len(order))).astype(int)]
+    with strict_warnings():
+        images = [decode_image(faces.read(str(faces.records.path[row])), _SHOWN_SIZE) for row in shown]
+    contact_sheet(path, np.stack(images), [f"{ages[row]:g}" for row in shown], columns=8)
+
+
+@contextmanager
+def _making(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out` for unfinished work, which no other process has, and which is gone afterwards."""
+    partial = out.with_name(f".{out.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(partial / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise DataError(f"{out} is being prepared by another process: wait for it, or choose another --out") from None
+    try:
+        work = partial / "work"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        yield work
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        lock.release()
+
+
+def _leave(out: Path, files: dict[str, Any]) -> None:
+    """Write JSON and CSV files that say why there is no dataset in the folder."""
+    out.mkdir(exist_ok=True)
+    for name, content in files.items():
+        if name == QUARANTINE:
+            write_csv(out / name, ("path", "reason"), content)
+        else:
+            write_json(out / name, content)
+
+
+def _put(folder: Path, out: Path) -> None:
+    """Move the finished folder into its place, where there may be what `_leave` left."""
+    if out.exists():
+        for name in (MANIFEST, QUARANTINE):
+            (out / name).unlink(missing_ok=True)
+        out.rmdir()
+    os.sync()
+    folder.rename(out)

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from jaxage.config import TrainConfig, cache_folder
-from jaxage.data.load import load_data
 from jaxage.data.records import SPLITS, DataError
 from jaxage.data.splits import leakage
 from jaxage.data.store import Dataset
@@ -19,6 +18,7 @@ from jaxage.evaluate import predict_rows
 from jaxage.export import Contract, export_model
 from jaxage.fit import Job, Progress, fit, steps_per_epoch
 from jaxage.freeze import Group, describe, label_tree, live_batch_norms, parse_trainable, trainable_mask
+from jaxage.load import load_data
 from jaxage.mesh import check_batch_size, make_mesh, replicate
 from jaxage.metrics import age_bands, summary
 from jaxage.models.registry import create_model
@@ -55,7 +55,7 @@ def train(config: TrainConfig, say: Say = print) -> dict[str, Any]:
 
 
 def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: float, say: Say) -> dict[str, Any]:
-    dataset = load_data(config, cache_folder())
+    dataset = load_data(config, cache_folder(), say)
     contract = _contract(config, dataset)
     variables, weights = _start(config, contract, say)
     config = replace(config, weights=config.weights if weights["sha256"] else RANDOM)

@@ -15,7 +15,7 @@ FLOORS = [
     {"pretrained", "freeze"},
     {"optim"},
     {"state", "steps", "mesh", "checkpoint", "run", "export"},
-    {"fit", "train", "evaluate", "predict", "convert", "prepare", "report"},
+    {"fit", "train", "evaluate", "predict", "convert", "prepare", "load", "report"},
     {"cli", "__init__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -222,7 +222,7 @@ def test_the_demonstration_goes_on_without_weights_under_a_banner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TRAIN, "find_weights", unavailable)
-    monkeypatch.setattr("jaxage.data.load.DEMO_FACES", 60)
+    monkeypatch.setattr("jaxage.load.DEMO_FACES", 60)
     said: list[str] = []
     config = TrainConfig(out=tmp_path / "run", **(SMALL | {"weights": "imagenet1k_v1", "epochs": 1}))
     report = train(config, say=said.append)

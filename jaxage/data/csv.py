@@ -11,7 +11,8 @@ from typing import Any
 from jaxage.data.records import DataError, Records, listed, make_records
 from jaxage.data.source import path_fault
 
-_COLUMNS = "path,age[,identity][,split]"
+_COLUMNS = "path,age[,identity][,split][,gender]"
+_GENDERS = {"female": "female", "f": "female", "male": "male", "m": "male"}
 _SPLIT_NAMES = {
     "": "",
     "train": "train",
@@ -24,11 +25,12 @@ _SPLIT_NAMES = {
 
 
 def read_csv(path: Path) -> Records:
-    """Read UTF-8 CSV with columns `path`, `age`, optionally `identity` (or `group`) and `split`; others are ignored.
+    """Read UTF-8 CSV with columns `path`, `age`, optionally `identity` (or `group`), `split` and `gender`.
 
-    Column names are matched without regard to case. `path` is relative to the images' root, separated by /, and comes
-    back without `./` and doubled slashes. `age` lies in 0-100. `split` is train, validation (val, valid, dev) or test,
-    given for all rows or for none. Blank lines, a byte order mark and any line ending are fine.
+    Others are ignored. Column names are matched without regard to case. `path` is relative to the images' root,
+    separated by /, and comes back without `./` and doubled slashes. `age` lies in 0-100. `split` is train, validation
+    (val, valid, dev) or test, given for all rows or for none. `gender` is female or male (f, m); all else is unknown.
+    Blank lines, a byte order mark and any line ending are fine.
 
     Raises one DataError that lists every fault with its line number.
     """
@@ -42,6 +44,7 @@ def read_csv(path: Path) -> Records:
     identity = next((name for name in ("identity", "group") if name in names), None)
     parsers |= {identity: str.strip} if identity else {}
     parsers |= {"split": _split} if "split" in names else {}
+    parsers |= {"gender": _gender} if "gender" in names else {}
     columns: dict[str, list[Any]] = {name: [] for name in parsers}
     lines, faults = [], []
     for line, cells in numbered:
@@ -64,7 +67,8 @@ def read_csv(path: Path) -> Records:
         raise DataError(f"{path}: {count}; correct the file and start again\n{listed(faults)}")
     if not lines:
         raise DataError(f"{path} has a header but no rows: add a line for each image")
-    return make_records(columns["path"], columns["age"], columns[identity] if identity else None, columns.get("split"))
+    who = columns[identity] if identity else None
+    return make_records(columns["path"], columns["age"], who, columns.get("split"), columns.get("gender"))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -95,7 +99,7 @@ def _check_header(path: Path, names: list[str]) -> None:
             f"{path}: no column {' and no column '.join(missing)} among {', '.join(names)}: the first line must "
             f"name the columns {_COLUMNS}, separated by commas"
         )
-    twice = sorted({name for name in ("path", "age", "identity", "group", "split") if names.count(name) > 1})
+    twice = sorted({name for name in ("path", "age", "identity", "group", "split", "gender") if names.count(name) > 1})
     if twice:
         raise DataError(f"{path}: the header has {', '.join(twice)} more than once: rename or remove one of them")
 
@@ -123,6 +127,10 @@ def _split(text: str) -> str:
         return _SPLIT_NAMES[text.strip().lower()]
     except KeyError:
         raise ValueError("is none of train, validation, test") from None
+
+
+def _gender(text: str) -> str:
+    return _GENDERS.get(text.strip().lower(), "")
 
 
 def _repeated(lines: list[int], paths: list[str | None]) -> list[str]:

@@ -1,6 +1,9 @@
 """Bytes of an image file to a checked square of RGB pixels."""
 
 import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,7 +22,16 @@ class ImageError(ValueError):
     """An image that cannot be used; the message is the short reason."""
 
 
-def decode_image(data: bytes, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+@contextmanager
+def strict_warnings() -> Iterator[None]:
+    """What `decode_image` needs around it, once for all threads: oddities pass in silence, bombs are errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def decode_image(data: bytes, size: int, min_side: int = MIN_SIDE) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """The first frame as RGB: upright by EXIF, shorter side resized to `size` (bilinear, antialiased), centre crop.
 
     Resizing is Pillow's and both roundings are torchvision's. Grey and palette images become RGB, 16-bit grey is
@@ -27,7 +39,7 @@ def decode_image(data: bytes, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]
     cannot be read are ignored.
 
     Raises ImageError for what is no image in one of `FORMATS`; is truncated or corrupt; has more than Pillow's
-    `MAX_IMAGE_PIXELS`, a side below `MIN_SIDE`, or one more than `MAX_ASPECT` times the other; or is blank: the
+    `MAX_IMAGE_PIXELS`, a side below `min_side`, or one more than `MAX_ASPECT` times the other; or is blank: the
     standard deviation of every channel of the result is below `MIN_SPREAD` of 255 levels. Executes and writes nothing.
     Safe to call from many threads.
     """
@@ -35,7 +47,7 @@ def decode_image(data: bytes, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]
         raise ImageError("empty file")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_shape(*image.size)
+            _check_shape(*image.size, min_side)
             image.load()
             square = _square(_to_rgb(_upright(image)), size)
     except ImageError:
@@ -51,11 +63,11 @@ def decode_image(data: bytes, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]
     return np.array(square)
 
 
-def _check_shape(width: int, height: int) -> None:
+def _check_shape(width: int, height: int, min_side: int) -> None:
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError
-    if min(width, height) < MIN_SIDE:
-        raise ImageError(f"too small ({width}x{height}, at least {MIN_SIDE} pixels a side)")
+    if min(width, height) < min_side:
+        raise ImageError(f"too small ({width}x{height}, at least {min_side} pixels a side)")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise ImageError(f"too long ({width}x{height}, sides at most {MAX_ASPECT}:1)")
 

@@ -37,9 +37,6 @@ class Criteria:
     fraction: float = 0.5
     """The share kept of what meets all of the above, by a hash of the path."""
 
-    seed: int = 0
-    """Of the fraction and of the splits."""
-
     def __post_init__(self) -> None:
         """Raise UserError naming the first field that cannot be used."""
         if not 0 < self.fraction <= 1:
@@ -48,11 +45,11 @@ class Criteria:
             raise UserError(f"--min-age {self.min_age} and --max-age {self.max_age}: 0 <= MIN <= MAX is needed")
 
 
-def funnel(metadata: Metadata, criteria: Criteria) -> tuple[np.ndarray, list[Step]]:
+def funnel(metadata: Metadata, criteria: Criteria, seed: int) -> tuple[np.ndarray, list[Step]]:
     """The rows that meet all criteria, (n,) bool, and the count at each step.
 
     The steps in their order: `records` (all of them), `face` (one was found), `single face` (no second), `face score`,
-    `age`, `fraction`.
+    `age`, `fraction` (by a hash of path and `seed`).
     """
     ages = metadata.ages(criteria.age_formula)
     steps = {
@@ -61,8 +58,7 @@ def funnel(metadata: Metadata, criteria: Criteria) -> tuple[np.ndarray, list[Ste
         "single face": np.isnan(metadata.second_face_score),
         "face score": metadata.face_score > criteria.min_face_score,
         "age": (criteria.min_age <= ages) & (ages <= criteria.max_age),
-        "fraction": np.asarray([place("fraction", path, criteria.seed) for path in metadata.path.tolist()])
-        < criteria.fraction,
+        "fraction": np.asarray([place("fraction", path, seed) for path in metadata.path.tolist()]) < criteria.fraction,
     }
     kept, counts = np.ones(len(metadata), bool), []
     for name, passes in steps.items():

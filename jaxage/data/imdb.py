@@ -1,9 +1,9 @@
 """The metadata of IMDB-WIKI (Rothe, Timofte and Van Gool, IJCV 2018): `imdb.mat` and `wiki.mat`, traps included."""
 
+import io
 import re
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from jaxage.data.records import DataError
 Collection = Literal["imdb", "wiki"]
 AgeFormula = Literal["midyear", "year"]
 
-_MATLAB_EPOCH = 366  # Matlab counts days from year 0, Python from year 1
+MATLAB_EPOCH = 366  # Matlab counts days from year 0, Python from year 1
 _FIELDS = ("dob", "photo_taken", "full_path", "gender", "name", "face_location", "face_score", "second_face_score")
 _FILE_NAME = re.compile(r"(?:.*/)?(nm\d+|\d+)(?:_rm\d+)?_(\d+)-(\d+)-(\d+)_(\d+)\.jpg")
 
@@ -53,16 +53,16 @@ class Metadata:
         return ages - (self.birth_month >= 7) if formula == "midyear" else ages
 
 
-def read_metadata(path: Path, collection: Collection) -> Metadata:
-    """Read `imdb.mat` or `wiki.mat`.
+def parse_metadata(data: bytes, name: str, collection: Collection) -> Metadata:
+    """What the bytes of `imdb.mat` or `wiki.mat` say; `name` is for error messages.
 
     Birth is that of the file name (`nm0000001_rm124825600_1899-5-10_1968.jpg`, `10000217_1981-05-05_2009.jpg`), and of
     the record where the name has none or a month above 12: Matlab has turned 1992-0-0 into the last day of 1991.
 
-    Raises DataError for a file that cannot be read, holds another struct, or has fields that are missing or of unequal
+    Raises DataError for bytes that are no .mat file, hold another struct, or have fields that are missing or of unequal
     length.
     """
-    fields = _columns(path, collection)
+    fields = _columns(data, name, collection)
     paths = np.asarray([_text(cell) for cell in fields["full_path"]], str)
     born = [_born(int(day)) for day in fields["dob"]]
     identities = []
@@ -84,29 +84,26 @@ def read_metadata(path: Path, collection: Collection) -> Metadata:
     )
 
 
-def _columns(path: Path, collection: Collection) -> dict[str, np.ndarray]:
+def _columns(data: bytes, name: str, collection: Collection) -> dict[str, np.ndarray]:
     try:
-        with path.open("rb") as file:
-            struct = scipy.io.loadmat(file, variable_names=[collection])[collection][0, 0]
-        fields = {name: struct[name].ravel() for name in struct.dtype.names}
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        struct = scipy.io.loadmat(io.BytesIO(data), variable_names=[collection])[collection][0, 0]
+        fields = {field: struct[field].ravel() for field in struct.dtype.names}
     except KeyError as error:
-        raise DataError(f"{path} holds no struct {collection}: it is another .mat file") from error
+        raise DataError(f"{name} holds no struct {collection}: it is another .mat file") from error
     except Exception as error:  # SciPy raises a dozen kinds for broken files
-        raise DataError(f"{path}: unreadable, cut short or no .mat file ({error}); fetch it again") from error
-    if missing := [name for name in _FIELDS if name not in fields]:
-        raise DataError(f"{path}: its struct {collection} lacks {', '.join(missing)}: it is another .mat file")
-    lengths = {name: len(fields[name]) for name in _FIELDS}
+        raise DataError(f"{name}: unreadable, cut short or no .mat file ({error}); fetch it again") from error
+    if missing := [field for field in _FIELDS if field not in fields]:
+        raise DataError(f"{name}: its struct {collection} lacks {', '.join(missing)}: it is another .mat file")
+    lengths = {field: len(fields[field]) for field in _FIELDS}
     if len(set(lengths.values())) != 1:
-        counts = ", ".join(f"{name} {length:,}" for name, length in lengths.items())
-        raise DataError(f"{path}: fields of unequal length ({counts}); fetch it again")
-    return {name: fields[name] for name in _FIELDS}
+        counts = ", ".join(f"{field} {length:,}" for field, length in lengths.items())
+        raise DataError(f"{name}: fields of unequal length ({counts}); fetch it again")
+    return {field: fields[field] for field in _FIELDS}
 
 
 def _born(day: int) -> tuple[int, int]:
     """Year and month of Matlab's serial day; the year 1 for days before it."""
-    born = date.fromordinal(max(day - _MATLAB_EPOCH, 1))
+    born = date.fromordinal(max(day - MATLAB_EPOCH, 1))
     return born.year, born.month
 
 

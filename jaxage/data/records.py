@@ -23,12 +23,14 @@ class Records:
     age: (n,) float32, years.
     identity: (n,) str, the same for images of one person (or of one near-duplicate group); "" if unknown.
     split: (n,) str, one of `SPLITS`; "" while undecided.
+    gender: (n,) str, "female" or "male"; "" if unknown.
     """
 
     path: np.ndarray
     age: np.ndarray
     identity: np.ndarray
     split: np.ndarray
+    gender: np.ndarray
 
     def __post_init__(self) -> None:
         lengths = {name: len(column) for name, column in vars(self).items()}
@@ -56,15 +58,11 @@ def make_records(
     age: Sequence[float],
     identity: Sequence[str] | None = None,
     split: Sequence[str] | None = None,
+    gender: Sequence[str] | None = None,
 ) -> Records:
     """Records from plain sequences; absent columns become ""."""
-    blank = [""] * len(path)
-    return Records(
-        np.asarray(path, dtype=str),
-        np.asarray(age, dtype=np.float32),
-        np.asarray(blank if identity is None else identity, dtype=str),
-        np.asarray(blank if split is None else split, dtype=str),
-    )
+    texts = (np.asarray([""] * len(path) if column is None else column, str) for column in (identity, split, gender))
+    return Records(np.asarray(path, str), np.asarray(age, np.float32), *texts)
 
 
 def listed(lines: Sequence[str], shown: int = 10) -> str:

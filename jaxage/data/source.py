@@ -5,7 +5,7 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from jaxage.data.records import DataError
@@ -13,8 +13,12 @@ from jaxage.data.records import DataError
 Read = Callable[[str], bytes]
 """From a relative path to the file's bytes; safe to call from many threads.
 
-Raises FileNotFoundError for a path that is not there, and OSError for a link, a folder or a device.
+Raises FileNotFoundError for a path that is not there, and Refused for a link, a folder or a device.
 """
+
+
+class Refused(OSError):
+    """There is something at the path that is never read: a link, or no regular file."""
 
 
 def path_fault(path: str) -> str | None:
@@ -45,22 +49,26 @@ def open_source(root: Path) -> Iterator[Read]:
     Raises DataError for a tar file that is compressed, cut short or none.
     """
     if root.is_dir():
-        yield partial(_read_file, root)
+        yield partial(_read_file, root, cache(partial(_is_inside, root)))
     else:
         members = _index(root)
         with root.open("rb") as file:
             yield partial(_read_member, file.fileno(), members)
 
 
-def _read_file(root: Path, path: str) -> bytes:
+def _read_file(root: Path, is_inside: Callable[[Path], bool], path: str) -> bytes:
     file = root / path
-    _refuse(file.lstat().st_mode)
+    mode = file.lstat().st_mode
+    if not stat.S_ISREG(mode):
+        raise Refused("a link, not a file" if stat.S_ISLNK(mode) else "not a regular file")
+    if not is_inside(file.parent):
+        raise Refused("in a folder that is a link")
     return file.read_bytes()
 
 
-def _refuse(mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        raise OSError("a link, not a file" if stat.S_ISLNK(mode) else "not a regular file")
+def _is_inside(root: Path, folder: Path) -> bool:
+    """Whether no folder on the way from the root is a link."""
+    return folder.resolve() == root.resolve() / folder.relative_to(root)
 
 
 def _index(tar: Path) -> dict[str, tuple[int, int] | None]:
@@ -84,7 +92,7 @@ def _read_member(file: int, members: dict[str, tuple[int, int] | None], path: st
         raise FileNotFoundError(path)
     place = members[path]
     if place is None:
-        raise OSError("a link or no regular file")
+        raise Refused("a link or no regular file")
     offset, size = place
     data = os.pread(file, size, offset)
     if len(data) != size:

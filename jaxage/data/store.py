@@ -7,33 +7,29 @@ import os
 import shutil
 import time
 import uuid
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import PIL
 from jaxtyping import UInt8
-from PIL import Image
-from tqdm import tqdm
 
 from jaxage.data.csv import read_csv
-from jaxage.data.decode import ImageError, decode_image
+from jaxage.data.decode import ImageError, decode_image, strict_warnings
+from jaxage.data.parallel import in_order
+from jaxage.data.prepared import open_prepared
 from jaxage.data.records import DataError, Records, listed
 from jaxage.data.source import Read, image_root, open_source
 from jaxage.data.splits import assign_splits, require_splits
 from jaxage.types import SplitRule
 
-T = TypeVar("T")
-
 _DECODER = f"jaxage decoded images, version 1, pillow {PIL.__version__}"
 _IMAGES, _FAILURES = "images.npy", "failures.json"
-_CHUNK, _CHUNKS_AHEAD = 8, 64
 _STALE_SECONDS = 3600
 
 
@@ -49,12 +45,12 @@ class Failure:
 class Dataset:
     """Faces whose images have passed every check.
 
-    name: for people, the CSV's name without its ending.
+    name: for people: the CSV's name without its ending, or what a prepared folder calls itself.
     records: one row per image, every split with at least one.
     images: RGB, a read-only memory map in the order of `records`.
     failures: the other images, in the order of the CSV.
     sha256: of what is learned from: for each row, the JSON line `[path, age, identity, split, sha256 of the file]`.
-    split: the rule that decided the splits, "given" if the CSV did, None if they are as the CSV has them.
+    split: the rule that decided the splits, "given" if a CSV did, None if they were left as they are.
     """
 
     name: str
@@ -69,7 +65,7 @@ _Entry = tuple[np.ndarray, tuple[Failure, ...]]
 
 
 def load_dataset(
-    csv_path: Path,
+    data: Path,
     size: int,
     *,
     split: SplitRule | None = "random",
@@ -78,30 +74,35 @@ def load_dataset(
     workers: int | None = None,
     max_bad: float = 0.01,
 ) -> Dataset:
-    """Read a CSV (see `read_csv`) and its images (see `image_root`, `decode_image`), `size` pixels a side.
+    """Read a prepared folder (see `open_prepared`), or a CSV (see `read_csv`) and its images (see `image_root`).
 
-    `split` and `seed` decide the splits if the CSV does not, and none may be empty; None leaves them as they are.
+    Images become squares of `size` pixels (see `decode_image`).
+
+    `split` and `seed` decide the splits if the data do not, and none may be empty; None leaves them as they are.
 
     Pixels are decoded by `workers` threads (default: one per core) into `cache/decoded/KEY/images.npy`, renamed into
     place when complete and found again by KEY: the SHA-256 of JSON lines with the versions of the decoder, `size`, and
-    path and SHA-256 of every image file. Labels are no part of it. Memory does not grow with the images.
+    path and SHA-256 of every image file (a prepared folder has them in its table, so that no image is read to find the
+    entry). Labels are no part of it. Memory does not grow with the images.
 
-    Raises DataError for a CSV or tar file with faults, for a share of failed images above `max_bad`, for a split
-    without images, and for a cache that cannot be written.
+    Raises DataError for data with faults, for a share of failed images above `max_bad`, for a split without images, and
+    for a cache that cannot be written.
     """
-    records = read_csv(csv_path)
-    decided_by: SplitRule | Literal["given"] | None = split
-    if split is not None:
-        decided_by = "given" if (records.split != "").any() else split
-        records = records if decided_by == "given" else assign_splits(records, split, seed)
-        require_splits(records)
-    root = image_root(csv_path)
-    with open_source(root) as read, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        digests, folder, (images, failures) = _load_images(read, records.path.tolist(), size, cache / "decoded", pool)
+    with _open(data) as table, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        records, decided_by = table.records, table.decided_by
+        if split is not None:
+            decided_by = table.decided_by or split
+            records = records if table.decided_by else assign_splits(records, split, seed)
+            require_splits(records)
+        paths = records.path.tolist()
+        digests: Sequence[str | Failure] = table.digests
+        if not digests:
+            digests = list(in_order(pool, partial(_digest, table.read), paths, "reading"))
+        folder, images, failures = _load_images(table.read, paths, digests, size, cache / "decoded", pool)
     if len(failures) > max_bad * len(records):
         faults = [f"{failure.path}: {failure.reason}" for failure in failures]
         raise DataError(
-            f"{csv_path}: {len(failures)} of {len(records)} images in {root} cannot be used; mend them, remove their "
+            f"{data}: {len(failures)} of {len(records)} images in {table.root} cannot be used; mend them, remove their "
             f"lines, or allow a larger share than --max-bad {max_bad:g}; all of them are in {folder / _FAILURES}\n"
             f"{listed(faults)}"
         )
@@ -109,44 +110,48 @@ def load_dataset(
     records = records.take(kept)
     if split is not None:
         require_splits(records)
-    columns = [column.tolist() for column in vars(records).values()]
+    columns = [column.tolist() for column in (records.path, records.age, records.identity, records.split)]
     kept_digests = [digest for digest, keep in zip(digests, kept, strict=True) if keep]
     sha256 = _hash(zip(*columns, kept_digests, strict=True))
-    return Dataset(csv_path.stem, records, images, failures, sha256, decided_by)
+    return Dataset(table.name, records, images, failures, sha256, decided_by if split is not None else None)
+
+
+class _Table(NamedTuple):
+    """What is known before any image is decoded; `digests` is empty where files must be read to know them."""
+
+    name: str
+    root: Path
+    records: Records
+    digests: list[str]
+    read: Read
+    decided_by: SplitRule | Literal["given"] | None
+
+
+@contextmanager
+def _open(data: Path) -> Iterator[_Table]:
+    if data.is_dir():
+        prepared = open_prepared(data)
+        yield _Table(prepared.name, data, prepared.records, prepared.sha256, prepared.read, prepared.split)
+    else:
+        records, root = read_csv(data), image_root(data)
+        with open_source(root) as read:
+            yield _Table(data.stem, root, records, [], read, "given" if (records.split != "").any() else None)
 
 
 def _load_images(
-    read: Read, paths: list[str], size: int, cache: Path, pool: ThreadPoolExecutor
-) -> tuple[list[str | Failure], Path, _Entry]:
-    """SHA-256 of every image file, or why it cannot be read; and what `cache` has, or now gets, for these files, and
-    in which folder.
-    """
-    digests = list(_in_order(pool, lambda path: _digest(read, path), paths, "reading"))
+    read: Read, paths: list[str], digests: Sequence[str | Failure], size: int, cache: Path, pool: ThreadPoolExecutor
+) -> tuple[Path, np.ndarray, tuple[Failure, ...]]:
+    """The folder, pixels and failures that `cache` has, or now gets, for these files."""
     rows = list(zip(paths, digests, strict=True))
     contents = ([path, None if isinstance(digest, Failure) else digest] for path, digest in rows)
     folder = cache / _hash([[_DECODER, size], *contents])
     _remove_stale(cache)
     entry = _find(folder, len(rows), size)
     if entry is None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, for oddities that it can live with
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            decoded = _in_order(pool, lambda row: _decode(read, size, *row), rows, "decoding")
+        with strict_warnings():
+            decoded = in_order(pool, lambda row: _decode(read, size, *row), rows, "decoding")
             entry = _build(folder, len(rows), size, decoded)
-    return digests, folder, entry
-
-
-def _in_order(pool: ThreadPoolExecutor, function: Callable[[Any], T], items: Sequence[Any], what: str) -> Iterator[T]:
-    """`function` of each item, in their order, under a progress bar; a bounded number of results waits."""
-    waiting: deque[Future[list[T]]] = deque()
-    with tqdm(total=len(items), desc=what, unit=" images", disable=None) as bar:
-        for start in range(0, len(items), _CHUNK):
-            chunk = items[start : start + _CHUNK]
-            waiting.append(pool.submit(lambda chunk: [function(item) for item in chunk], chunk))
-            while len(waiting) > (_CHUNKS_AHEAD if start + _CHUNK < len(items) else 0):
-                results = waiting.popleft().result()
-                yield from results
-                bar.update(len(results))
+    return folder, *entry
 
 
 def _digest(read: Read, path: str) -> str | Failure:
@@ -239,11 +244,11 @@ def _rename(partial: Path, folder: Path) -> None:
 
 def _remove_stale(cache: Path) -> None:
     """What killed processes left: unfinished entries that nobody has written to for an hour."""
-    for partial in cache.glob(".*"):
+    for unfinished in cache.glob(".*"):
         with suppress(OSError):
-            newest = max(path.stat().st_mtime for path in (partial, *partial.iterdir()))
+            newest = max(path.stat().st_mtime for path in (unfinished, *unfinished.iterdir()))
             if time.time() - newest > _STALE_SECONDS:
-                shutil.rmtree(partial)
+                shutil.rmtree(unfinished)
 
 
 def _hash(lines: Iterable[Sequence[Any]]) -> str:

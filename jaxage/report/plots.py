@@ -137,6 +137,31 @@ def curves(path: Path, history: Sequence[Mapping[str, Any]], best_epoch: int) ->
         _save(path, figure)
 
 
+def age_histograms(path: Path, ages: Mapping[str, np.ndarray]) -> None:
+    """How many faces there are of each year of age, a panel for each split, one above the other; 1200 x 1200 pixels.
+
+    `ages` are years, drawn by whole years; the median is marked. Raises ValueError if a split is empty.
+    """
+    if empty := [name for name, years in ages.items() if not len(years)]:
+        raise ValueError(f"no ages in {', '.join(empty)}")
+    low, high = _limits(np.concatenate(list(ages.values())))
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8, 8), layout="constrained")
+        panels = np.atleast_1d(figure.subplots(len(ages), 1, sharex=True))
+        for axes, (name, years) in zip(panels, ages.items(), strict=True):
+            axes.hist(np.floor(years), bins=np.arange(low, high + 2) - 0.5, color=_BLUE)
+            median = float(np.median(years))
+            axes.axvline(median, color=_ORANGE, linewidth=1.8)
+            axes.set_title(f"{name}: {len(years):,} faces, median {median:.0f} years")
+            axes.set_ylabel("faces")
+            axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axes.grid(axis="x", visible=False)
+        panels[-1].set_xlabel("age (years)")
+        panels[-1].set_xlim(low - 1, high + 1)
+        _save(path, figure)
+
+
 def contact_sheet(path: Path, images: np.ndarray, captions: Sequence[str], columns: int) -> None:
     """Images (n, h, w, 3) uint8 in rows of `columns`, each above its caption.
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxage.data.funnel import Criteria, funnel, funnel_table
-from jaxage.data.imdb import Metadata, read_metadata
+from jaxage.data.imdb import Metadata, parse_metadata
 from jaxage.types import UserError
 from tests.data.mat import write_mat
 
@@ -17,11 +17,12 @@ ALL = Criteria(min_face_score=-float("inf"), max_age=3000, fraction=1.0)
 
 @pytest.fixture(scope="module")
 def metadata(tmp_path_factory: pytest.TempPathFactory) -> Metadata:
-    return read_metadata(write_mat(tmp_path_factory.mktemp("mat") / "imdb.mat", "imdb"), "imdb")
+    path = write_mat(tmp_path_factory.mktemp("mat") / "imdb.mat", "imdb")
+    return parse_metadata(path.read_bytes(), str(path), "imdb")
 
 
 def test_each_criterion_drops_its_own_in_order(metadata: Metadata) -> None:
-    kept, steps = funnel(metadata, replace(ALL, min_face_score=3.6, max_age=100))
+    kept, steps = funnel(metadata, replace(ALL, min_face_score=3.6, max_age=100), 0)
     assert kept.tolist() == [False, True, False, True, False]
     assert steps == [
         ("records", 5, 0),
@@ -42,12 +43,12 @@ def test_a_fraction_lies_within_a_larger_one_and_follows_the_seed(fraction: floa
     metadata = Metadata(
         paths, paths, numbers, numbers * 0, numbers + 50, np.ones(n), np.full(n, 5.0), np.full(n, np.nan)
     )
-    some, steps = funnel(metadata, Criteria(fraction=fraction, seed=seed))
-    more, _ = funnel(metadata, Criteria(fraction=min(1.0, fraction + 0.2), seed=seed))
+    some, steps = funnel(metadata, Criteria(fraction=fraction), seed)
+    more, _ = funnel(metadata, Criteria(fraction=min(1.0, fraction + 0.2)), seed)
     assert not (some & ~more).any()
     assert abs(some.mean() - fraction) < 0.15
     assert steps[-1].kept == some.sum()
-    other, _ = funnel(metadata, Criteria(fraction=fraction, seed=seed + 1))
+    other, _ = funnel(metadata, Criteria(fraction=fraction), seed + 1)
     assert fraction > 0.97 or (some != other).any()
 
 
@@ -61,11 +62,12 @@ def test_settings_out_of_range_are_named() -> None:
 def test_the_counts_of_the_real_wiki(score: float, kept: int) -> None:
     if "JAXAGE_TEST_DATA" not in os.environ:
         pytest.skip("set JAXAGE_TEST_DATA to the folder with wiki.mat")
-    metadata = read_metadata(Path(os.environ["JAXAGE_TEST_DATA"], "wiki.mat"), "wiki")
+    path = Path(os.environ["JAXAGE_TEST_DATA"], "wiki.mat")
+    metadata = parse_metadata(path.read_bytes(), str(path), "wiki")
     ages = metadata.ages("midyear")
     assert (ages.min(), ages.max()) == (-74, 1996)
     assert ((ages >= 0) & (ages <= 100)).sum() == 60547
     assert np.isnan(metadata.second_face_score).sum() == 58232
-    _, steps = funnel(metadata, Criteria(min_face_score=score, fraction=1.0))
+    _, steps = funnel(metadata, Criteria(min_face_score=score, fraction=1.0), 0)
     assert steps[:2] == [("records", 62328, 0), ("face", 44312, 18016)]
     assert steps[4].kept == kept

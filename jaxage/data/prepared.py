@@ -1,0 +1,76 @@
+"""A folder that `prepare` has made: its table, its manifest and the images in its TFDS dataset."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from jaxage.data.builders import Faces, open_dataset
+from jaxage.data.csv import read_csv
+from jaxage.data.records import SPLITS, DataError, Records
+from jaxage.data.source import Read
+from jaxage.types import SplitRule
+
+TABLE, MANIFEST, QUARANTINE = "faces.csv", "manifest.json", "quarantine.csv"
+COLUMNS = ("path", "age", "identity", "split", "gender", "face_score", "sha256")
+
+
+class Prepared(NamedTuple):
+    """Rows in the order of the table, SHA-256 of every image file, the files by their path, and how they were split."""
+
+    name: str
+    records: Records
+    sha256: list[str]
+    read: Read
+    split: SplitRule | Literal["given"]
+
+
+def table_rows(faces: Faces) -> list[tuple[str, ...]]:
+    """The lines of `faces.csv`, of `COLUMNS`."""
+    records = faces.records
+    ages, scores = ([f"{value:.9g}" for value in column.tolist()] for column in (records.age, faces.face_score))
+    columns = records.path, ages, records.identity, records.split, records.gender, scores, faces.sha256
+    return list(zip(*columns, strict=True))
+
+
+def open_prepared(folder: Path) -> Prepared:
+    """Raises DataError for a folder that `prepare` has not finished, or whose files have been changed since."""
+    table = folder / TABLE
+    manifest = read_manifest(folder)
+    if not table.is_file():
+        raise DataError(f"{folder} has a {MANIFEST} and no faces: prepare it without --metadata-only")
+    if hashlib.sha256(table.read_bytes()).hexdigest() != manifest["table_sha256"]:
+        raise DataError(f"{table} has been changed since it was prepared: prepare it again")
+    records = read_csv(table)
+    with table.open(encoding="utf-8", newline="") as file:
+        digests = [row["sha256"] for row in csv.DictReader(file)]
+    sources = open_dataset(folder)
+    places: dict[str, tuple[Any, int]] = {}
+    for split in SPLITS:
+        rows = records.rows_of(split)
+        if len(sources[split]) != len(rows):
+            raise DataError(
+                f"{folder}: {len(sources[split])} images in {split}, {len(rows)} in {TABLE}: prepare it again"
+            )
+        places |= {path: (sources[split], i) for i, path in enumerate(records.path[rows].tolist())}
+
+    def read(path: str) -> bytes:
+        source, index = places[path]
+        data: bytes = source[index]["image"]
+        return data
+
+    return Prepared(manifest["name"], records, digests, read, manifest["split"])
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `manifest.json` says. Raises DataError if there is none, or none that can be read."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"{folder} holds no {MANIFEST}: give a CSV file, or a folder that jaxage prepare has written"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / MANIFEST} cannot be read ({error}): prepare it again") from error
+    return manifest

@@ -1,0 +1,35 @@
+"""The set that a run asks for: its own, or drawn faces, which go the way of real ones."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from jaxage.config import TrainConfig
+from jaxage.data.funnel import Criteria
+from jaxage.data.store import Dataset, load_dataset
+from jaxage.data.synthetic import write_synthetic
+from jaxage.prepare import Options, prepare_crops
+
+DEMO_FACES, DEMO_SIZE, REAL_SIZE = 2400, 64, 224
+_VERSION = 1
+
+
+def load_data(config: TrainConfig, cache: Path, say: Callable[[str], None] = print) -> Dataset:
+    """The faces of `config.data`, or drawn ones if it is None; decoded images, and the drawn ones, are kept in `cache`.
+
+    Raises DataError as `load_dataset` does.
+    """
+    data, size = config.data, config.image_size or REAL_SIZE
+    if data is None:
+        size = config.image_size or DEMO_SIZE
+        data = _drawn(config, size, cache / "drawn", say)
+    return load_dataset(data, size, split=config.split, seed=config.seed, cache=cache, max_bad=config.max_bad)
+
+
+def _drawn(config: TrainConfig, size: int, folder: Path, say: Callable[[str], None]) -> Path:
+    """Faces of this size and seed, drawn as a tree of IMDb-crop and prepared like one, unless that was done before."""
+    tree = folder / f"{_VERSION}-{DEMO_FACES}-{size}-{config.seed}"
+    if not (tree / "imdb.mat").exists():
+        say(f"drawing {DEMO_FACES:,} faces of {size} px")
+        write_synthetic(tree, DEMO_FACES, size, config.seed)
+    options = Options(tree / config.split, config.split, seed=config.seed)
+    return prepare_crops("imdb", tree, Criteria(fraction=1.0), options, say=say)
