@@ -26,8 +26,9 @@ class TrainConfig:
     """Where the network starts: a tag of weights/manifest.json, a .pth or .safetensors file, or "random"."""
 
     data: Path | None = None
-    """A CSV with the columns path, age and, if you have them, identity and split. Paths are relative to it, in its
-    folder or in a .tar of the same name beside it. Without it, jaxage draws its own faces."""
+    """A folder that jaxage prepare has made, or a CSV with the columns path, age and, if you have them, identity and
+    split; paths are relative to it, in its folder or in a .tar of the same name beside it. Without it, jaxage draws its
+    own faces."""
 
     split: SplitRule = "random"
     """How to divide data that has no split column, 60/20/20: "identity" puts no person on two sides."""
@@ -75,6 +76,9 @@ class TrainConfig:
     max_bad: float = 0.01
     """The largest share of images that may be missing or broken before the run stops."""
 
+    memory_budget: float | None = None
+    """GiB of each device that the images may take; more are streamed from the disk. Without it, half of the device."""
+
     out: Path | None = None
     """The run's folder; without it, runs/ARCH-TRAINABLE-TIME."""
 
@@ -92,6 +96,8 @@ class TrainConfig:
                 raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(self, name)}")
         if self.seed < 0:
             raise UserError(f"--seed must not be negative, got {self.seed}")
+        if self.memory_budget is not None and not self.memory_budget >= 0:
+            raise UserError(f"--memory-budget must not be negative, got {self.memory_budget}")
         if not self.weight_decay >= 0:
             raise UserError(f"--weight-decay must not be negative, got {self.weight_decay}")
         if self.image_size is not None and self.image_size < 32:

@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxage.config import cache_folder
 from jaxage.data.store import load_dataset
 from jaxage.export import load_model
+from jaxage.feed import Feed, batches, make_feed
 from jaxage.load import load_data
 from jaxage.mesh import in_turn, make_mesh, replicate
 from jaxage.metrics import METRICS, age_bands, summary
@@ -19,13 +19,14 @@ from jaxage.types import Split, UserError, Variables
 
 
 def predict_rows(
-    predict: PredictStep, variables: Variables, images: jax.Array, rows: np.ndarray, batch_size: int
+    predict: PredictStep, variables: Variables, feed: Feed, rows: np.ndarray, batch_size: int
 ) -> np.ndarray:
-    """Ages in years, float32, of the chosen rows of the resident set, in their order. Batches are filled up."""
-    devices = len(images.devices())
+    """Ages in years, float32, of the chosen rows, in their order. Batches are filled up."""
+    devices = feed.mesh.size
     size = -(-batch_size // devices) * devices
     padded = np.resize(rows, -(-len(rows) // size) * size).astype(np.int32)
-    ages = [in_turn(predict(variables, images, batch)) for batch in padded.reshape(-1, size)]
+    parts = batches(feed, padded.reshape(-1, size))
+    ages = [in_turn(predict(variables, images, batch)) for images, _, batch in parts]
     return np.concatenate([np.asarray(part) for part in ages])[: len(rows)]
 
 
@@ -40,10 +41,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score the exported model of `run`: `n, plcc, srocc, mae, rmse, cs5`, their `_ci95`, and `age_bands`.
 
-    `data` is a CSV as for training, but it needs no splits (default: the run's own); `on` is the split to score
-    (default: the test split of the run's own data, every row of other data); `max_bad` is the largest share of images
-    that may be missing or broken (default: the run's), and `failed` of the result says how many were. Raises UserError
-    for a run or data that cannot be used.
+    `data` is a CSV or a prepared folder, as for training, but it needs no splits (default: the run's own); `on` is the
+    split to score (default: the test split of the run's own data, every row of other data); `max_bad` is the largest
+    share of images that may be missing or broken (default: the run's), and `failed` of the result says how many were.
+    Raises UserError for a run or data that cannot be used.
     """
     variables, contract = load_model(run)
     config = read_config(run)
@@ -61,8 +62,8 @@ def evaluate(
     part = dataset.records.take(rows)
     mesh = make_mesh()
     step = make_predict_step(contract.model(), contract.objective(), (contract.mean, contract.std), mesh)
-    variables, images = replicate((variables, dataset.images), mesh)
-    prediction = predict_rows(step, variables, images, rows, config.batch_size)
+    feed = make_feed(dataset.images, dataset.records.age, mesh, config.memory_budget)
+    prediction = predict_rows(step, replicate(variables, mesh), feed, rows, config.batch_size)
     scored = summary(prediction, part.age, part.identity, config.seed)
     about = {"data": dataset.name, "split": split or "all", "failed": len(dataset.failures)}
     return about | scored | {"age_bands": age_bands(prediction, part.age)}

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from jaxage.checkpoint import Checkpoint, open_checkpoints, restore_latest, save
 from jaxage.config import TrainConfig
 from jaxage.data.records import Records
 from jaxage.evaluate import predict_rows, scores
+from jaxage.feed import Feed, batches
 from jaxage.mesh import in_turn, replicated
 from jaxage.run import METRICS, write_text
 from jaxage.state import TrainState, start_epoch
@@ -42,13 +43,12 @@ class Stopped(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """All that the loop needs: the settings, the table, the resident set, and the compiled steps."""
+    """All that the loop needs: the settings, the table, the images, and the compiled steps."""
 
     config: TrainConfig
     folder: Path
     records: Records
-    images: jax.Array
-    ages: jax.Array
+    feed: Feed
     train_step: TrainStep
     predict_step: PredictStep
     schedule: optax.Schedule
@@ -137,15 +137,15 @@ def _train_epoch(
     job: Job, state: TrainState, epoch: int, rows: np.ndarray, progress: Progress, caught: list[int]
 ) -> TrainState:
     """The steps of an epoch that are not done yet, or those until a signal is caught."""
-    batches, weights = epoch_batches(job.config, rows, epoch)
-    done = int(state.step) - (epoch - 1) * len(batches)
+    order, weights = epoch_batches(job.config, rows, epoch)
+    done = int(state.step) - (epoch - 1) * len(order)
     if done == 0:
         state = start_epoch(state)
     started = time.perf_counter()
-    bar = tqdm(total=len(batches), initial=done, desc=f"epoch {epoch}/{job.config.epochs}", leave=False, disable=None)
-    with bar:
-        for i in range(done, len(batches)):
-            state = job.train_step(state, job.images, job.ages, batches[i], weights[i])
+    bar = tqdm(total=len(order), initial=done, desc=f"epoch {epoch}/{job.config.epochs}", leave=False, disable=None)
+    with bar, closing(batches(job.feed, order[done:])) as arguments:
+        for i, batch in enumerate(arguments, done):
+            state = job.train_step(state, *batch, weights[i])
             in_turn(state.step)
             bar.update()
             progress.images += int(weights[i].sum())
@@ -159,7 +159,7 @@ def _train_epoch(
 def _validate(job: Job, state: TrainState, best: Variables, epoch: int, progress: Progress) -> Variables:
     """Add the epoch to the history; the better of `best` and the current average, by validation MAE."""
     rows = job.records.rows_of("validation")
-    prediction = predict_rows(job.predict_step, state.average, job.images, rows, job.config.batch_size)
+    prediction = predict_rows(job.predict_step, state.average, job.feed, rows, job.config.batch_size)
     validation = scores(prediction, job.records.age[rows])
     line = {
         "epoch": epoch,

@@ -1,7 +1,9 @@
 """The set that a run asks for: its own, or drawn faces, which go the way of real ones."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from jaxage.config import TrainConfig
 from jaxage.data.funnel import Criteria
@@ -18,11 +20,11 @@ def load_data(config: TrainConfig, cache: Path, say: Callable[[str], None] = pri
 
     Raises DataError as `load_dataset` does.
     """
-    data, size = config.data, config.image_size or REAL_SIZE
-    if data is None:
-        size = config.image_size or DEMO_SIZE
-        data = _drawn(config, size, cache / "drawn", say)
-    return load_dataset(data, size, split=config.split, seed=config.seed, cache=cache, max_bad=config.max_bad)
+    options: dict[str, Any] = {"split": config.split, "seed": config.seed, "cache": cache, "max_bad": config.max_bad}
+    if config.data is not None:
+        return load_dataset(config.data, config.image_size or REAL_SIZE, **options)
+    size = config.image_size or DEMO_SIZE
+    return replace(load_dataset(_drawn(config, size, cache / "drawn", say), size, **options), name="synthetic")
 
 
 def _drawn(config: TrainConfig, size: int, folder: Path, say: Callable[[str], None]) -> Path:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxage.data.decode import decode_image
 from jaxage.evaluate import predict_rows
 from jaxage.export import load_model
+from jaxage.feed import Feed
 from jaxage.mesh import make_mesh, replicate
 from jaxage.steps import make_predict_step
 from jaxage.types import UserError
@@ -28,8 +29,8 @@ def predict(run: Path, images: Sequence[Path], batch_size: int = 32) -> np.ndarr
     ages = []
     for start in range(0, len(images), size):
         batch = np.stack([_decode(path, contract.image_size) for path in images[start : start + size]])
-        padded = np.resize(batch, (size, *batch.shape[1:]))
-        ages.append(predict_rows(step, variables, replicate(padded, mesh), np.arange(len(batch)), size))
+        feed = Feed(batch, np.zeros(len(batch), np.float32), mesh)
+        ages.append(predict_rows(step, variables, feed, np.arange(len(batch)), size))
     return np.concatenate(ages)
 
 

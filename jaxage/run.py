@@ -19,7 +19,7 @@ from jaxage.types import UserError
 
 CONFIG, REPORT, METRICS = "config.json", "report.json", "metrics.jsonl"
 _INPUTS = "inputs.json"
-_NOT_COMPARED = ("out", "resume")
+_NOT_COMPARED = ("out", "resume", "memory_budget")
 
 
 class RunError(UserError):
@@ -153,7 +153,9 @@ def _newest(config: TrainConfig, root: Path) -> Path | None:
 
 
 def _same_settings(asked: TrainConfig, stored: TrainConfig, folder: Path) -> TrainConfig:
-    """The stored settings, if all that was asked for explicitly (other than the default) agrees with them."""
+    """The stored settings, if all that was asked for explicitly (other than the default) agrees with them; what cannot
+    change results is as asked.
+    """
     for field in dataclasses.fields(TrainConfig):
         new, old = getattr(asked, field.name), getattr(stored, field.name)
         if field.name not in _NOT_COMPARED and new != field.default and new != old:
@@ -161,7 +163,7 @@ def _same_settings(asked: TrainConfig, stored: TrainConfig, folder: Path) -> Tra
                 f"{folder} was started with {_option(field.name)} {old}, not {new}: resume with the same settings, "
                 "or start a new run with another --out"
             )
-    return stored
+    return dataclasses.replace(stored, memory_budget=asked.memory_budget)
 
 
 def _option(field: str) -> str:

@@ -11,11 +11,12 @@ import jax
 import numpy as np
 
 from jaxage.config import TrainConfig, cache_folder
-from jaxage.data.records import SPLITS, DataError
+from jaxage.data.records import SPLITS, DataError, Records
 from jaxage.data.splits import leakage
 from jaxage.data.store import Dataset
 from jaxage.evaluate import predict_rows
 from jaxage.export import Contract, export_model
+from jaxage.feed import batches, make_feed, rate
 from jaxage.fit import Job, Progress, fit, steps_per_epoch
 from jaxage.freeze import Group, describe, label_tree, live_batch_norms, parse_trainable, trainable_mask
 from jaxage.load import load_data
@@ -77,6 +78,7 @@ def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: 
             "total_s": progress.run_s + time.perf_counter() - fitted,
             "compile_s": facts["compile_s"],
             "train_images_per_s": progress.images / progress.train_s,
+            "stream_images_per_s": facts["stream_images_per_s"],
         },
         "environment": environment(),
     }
@@ -155,7 +157,10 @@ def _assemble(
     total_steps = config.epochs * steps_per_epoch(config, dataset.records)
     optimizer = make_optimizer(config, groups, labels, total_steps)
     state = replicate(init_state(variables, optimizer), mesh)
-    images, ages = replicate((dataset.images, dataset.records.age), mesh)
+    feed = make_feed(dataset.images, dataset.records.age, mesh, config.memory_budget)
+    stream = None if isinstance(feed.images, jax.Array) else rate(feed, config.batch_size)
+    if stream is not None:
+        say(f"images are streamed from the disk, up to {stream:,.0f} a second: they are more than the memory budget")
     step = make_train_step(
         model,
         objective,
@@ -171,8 +176,9 @@ def _assemble(
     predict = make_predict_step(model, objective, (contract.mean, contract.std), mesh)
     lowered = time.perf_counter()
     rows = np.zeros(config.batch_size, np.int32)
-    compiled = step.lower(state, images, ages, rows, np.ones(rows.shape, np.float32)).compile()
-    compiled_predict = predict.lower(state.average, images, rows).compile()
+    (batch,) = batches(feed, [rows])
+    compiled = step.lower(state, *batch, np.ones(rows.shape, np.float32)).compile()
+    compiled_predict = predict.lower(state.average, batch[0], rows).compile()
     compile_s = time.perf_counter() - lowered
     say(f"compiled in {compile_s:.1f} s")
     learns = jax.tree.map(lambda leaf, on: leaf.size * on, variables["params"], trainable_mask(labels))
@@ -182,8 +188,8 @@ def _assemble(
         "frozen_bn": config.frozen_bn,
     }
     schedule = make_schedule(config, total_steps)
-    job = Job(config, folder, dataset.records, images, ages, compiled, compiled_predict, schedule, mesh, say, started)
-    return job, state, {"network": network, "compile_s": compile_s}
+    job = Job(config, folder, dataset.records, feed, compiled, compiled_predict, schedule, mesh, say, started)
+    return job, state, {"network": network, "compile_s": compile_s, "stream_images_per_s": stream}
 
 
 def _plan(config: TrainConfig, dataset: Dataset) -> str:
@@ -210,8 +216,9 @@ def _test(job: Job, best: Variables) -> dict[str, Any]:
     for split in ("validation", "test"):
         rows = job.records.rows_of(split)
         part = job.records.take(rows)
-        prediction = predict_rows(job.predict_step, best, job.images, rows, job.config.batch_size)
+        prediction = predict_rows(job.predict_step, best, job.feed, rows, job.config.batch_size)
         scored[split] = summary(prediction, part.age, part.identity, job.config.seed)
+    scored["test"] |= _by_acquaintance(job, part, prediction)
     write_predictions(job.folder / "predictions.csv", part, prediction)
     if job.config.data is None:
         _show_faces(job, rows, prediction)
@@ -221,12 +228,26 @@ def _test(job: Job, best: Variables) -> dict[str, Any]:
     return scored
 
 
+def _by_acquaintance(job: Job, part: Records, prediction: np.ndarray) -> dict[str, Any]:
+    """Scores of the test images that show someone who is in train, and of those that do not; None where there is none.
+
+    Images without an identity are in neither.
+    """
+    train = job.records.identity[job.records.rows_of("train")]
+    known, seen = part.identity != "", np.isin(part.identity, train)
+    sides = {"seen": known & seen, "unseen": known & ~seen}
+    return {
+        name: summary(prediction[side], part.age[side], part.identity[side], job.config.seed) if side.any() else None
+        for name, side in sides.items()
+    }
+
+
 def _show_faces(job: Job, rows: np.ndarray, prediction: np.ndarray) -> None:
     """Some drawn faces in the order of their ages, with age and prediction; of people nothing is ever copied."""
     ages = job.records.age[rows]
     shown = np.argsort(ages, kind="stable")[:: max(1, len(rows) // 48)]
     captions = [f"{age:.0f} → {guess:.0f}" for age, guess in zip(ages[shown], prediction[shown], strict=True)]
-    contact_sheet(job.folder / "faces.png", np.asarray(job.images)[rows[shown]], captions, columns=8)
+    contact_sheet(job.folder / "faces.png", np.asarray(job.feed.images[rows[shown]]), captions, columns=8)
 
 
 def _write_results(job: Job, best: Variables, contract: Contract, progress: Progress, report: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import given
 
 from jaxage.config import TrainConfig
 from jaxage.data.records import make_records
+from jaxage.feed import Feed
 from jaxage.fit import Diverged, Job, Progress, Stopped, epoch_batches, fit, steps_per_epoch
 from jaxage.freeze import label_tree, live_batch_norms, parse_trainable
 from jaxage.losses import make_objective
@@ -50,15 +52,13 @@ def prepare() -> Callable[..., Ready]:
     options = {"use_augment": True, "average_decay": 0.9, "seed": 0, "mesh": mesh}
     step = make_train_step(model, objective, optimizer, labels, live, channels, **options)
     predict = make_predict_step(model, objective, channels, mesh)
-    images, ages = replicate((IMAGES, AGES), mesh)
+    resident = Feed(*replicate((IMAGES, AGES), mesh), mesh)
 
-    def make(folder: Path, wrap: Callable[..., Any] = lambda f: f, ages: Any = ages) -> Ready:
+    def make(folder: Path, wrap: Callable[..., Any] = lambda f: f) -> Ready:
         folder.mkdir(exist_ok=True)
         lines: list[str] = []
         schedule = make_schedule(CONFIG, total)
-        job = Job(
-            CONFIG, folder, RECORDS, images, jnp.asarray(ages), wrap(step), predict, schedule, mesh, lines.append, 0.0
-        )
+        job = Job(CONFIG, folder, RECORDS, resident, wrap(step), predict, schedule, mesh, lines.append, 0.0)
         return job, replicate(init_state(variables, optimizer), mesh)
 
     return make
@@ -107,6 +107,14 @@ def test_stopped_and_resumed_equals_not_stopped(
     assert progress.images == expected.images == 22 * 3
 
 
+def test_streamed_equals_resident(prepare: Callable[..., Ready], tmp_path: Path) -> None:
+    whole, expected = fit(*prepare(tmp_path / "resident"))
+    job, state = prepare(tmp_path / "streamed")
+    best, progress = fit(replace(job, feed=Feed(IMAGES, AGES, job.mesh)), state)
+    assert leaves(best) == leaves(whole)
+    assert history(progress) == history(expected)
+
+
 def test_handlers_are_as_they_were(prepare: Callable[..., Ready], tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     fit(*prepare(tmp_path / "run"))
@@ -125,8 +133,10 @@ def test_the_best_epoch_is_kept(prepare: Callable[..., Ready], tmp_path: Path) -
 def test_nan_stops_with_the_step_and_the_last_good_checkpoint(prepare: Callable[..., Ready], tmp_path: Path) -> None:
     broken = AGES.copy()
     broken[epoch_batches(CONFIG, RECORDS.rows_of("train"), 1)[0][1, 0]] = np.nan
+    job, state = prepare(tmp_path / "first")
+    job = replace(job, feed=replace(job.feed, ages=jnp.asarray(broken)))
     with pytest.raises(Diverged, match=r"step 1; there is no checkpoint yet"):
-        fit(*prepare(tmp_path / "first", ages=broken))
+        fit(job, state)
 
     job, _ = prepare(tmp_path / "later")
 

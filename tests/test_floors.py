@@ -14,7 +14,7 @@ FLOORS = [
     {"metrics", "losses", "trees", "models", "data"},
     {"pretrained", "freeze"},
     {"optim"},
-    {"state", "steps", "mesh", "checkpoint", "run", "export"},
+    {"state", "steps", "mesh", "checkpoint", "run", "export", "feed"},
     {"fit", "train", "evaluate", "predict", "convert", "prepare", "load", "report"},
     {"cli", "__init__"},
 ]

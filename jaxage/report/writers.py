@@ -25,7 +25,7 @@ _CARD = """\
 
 Trained by jaxage on {data}; learned: {trainable}; started from {weights}.
 
-On its own test split ({n} images): PLCC {plcc}, SROCC {srocc}, MAE {mae} years.
+On its own test split ({n} images): PLCC {plcc}, SROCC {srocc}, MAE {mae} years. {leakage}
 
 | true age | images | MAE | bias |
 |---|---:|---:|---:|
@@ -52,8 +52,10 @@ def scores_table(scores: dict[str, dict[str, Any]]) -> str:
 
 
 def results_table(report: dict[str, Any]) -> str:
-    """Validation and test, the best epoch and the time taken, for the screen."""
-    table = scores_table({split: report[split] for split in ("validation", "test")})
+    """Validation and test, the test's people who were seen in training and those who were not, and the time taken."""
+    rows = {split: report[split] for split in ("validation", "test")}
+    rows |= {name: report["test"][name] for name in ("seen", "unseen") if report["test"][name] is not None}
+    table = scores_table(rows)
     timing = report["timing"]
     return (
         f"\n{table}\n\nbest epoch {report['best_epoch']}; {timing['total_s']:.0f} s in all, "
@@ -71,7 +73,16 @@ def model_card(report: dict[str, Any]) -> str:
     )
     shown = {name: _number(test[name], form) for name, (_, form) in _METRICS.items()}
     about = {"arch": report["arch"], "trainable": report["trainable"], "n": test["n"], "bands": bands}
+    about["leakage"] = _leakage(report)
     return _CARD.format(data=report["data"]["name"], weights=report["weights"]["tag"], **about, **shown)
+
+
+def _leakage(report: dict[str, Any]) -> str:
+    leaks, unseen = report["data"]["leakage"], report["test"]["unseen"]
+    if leaks["seen_share"] is None:
+        return "Who the people are is not known, so some may be in training too."
+    seen = f"{leaks['seen_share']:.1%} of them show someone seen in training"
+    return f"{seen}; of the others: MAE {_number(unseen['mae'], '.2f')} years." if unseen else f"{seen}."
 
 
 def write_predictions(path: Path, records: Records, prediction: np.ndarray) -> None:
