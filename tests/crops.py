@@ -15,7 +15,7 @@ from jaxage.data.csv import read_csv
 from jaxage.data.source import Read, image_root, open_source
 from jaxage.data.tree import Photo, write_tree
 
-TRAPS = {"face": 40, "single face": 30, "face score": 20, "age": 10}
+TRAPS = {"face": 41, "single face": 30, "face score": 19, "age": 10}
 """Records that each criterion drops."""
 
 IMAGE_TRAPS = {"safe path": 5, "found": 7, "image": 9, "no copy": 6}
@@ -37,10 +37,10 @@ def photos(table: Path, traps: bool = True) -> Iterator[Photo]:
 
 def _traps(read: Read, path: str, age: int, stranger: int) -> Iterator[Photo]:
     face = Photo(read(path), age, stranger)
-    yield from [face._replace(face_score=-np.inf)] * TRAPS["face"]
-    yield from [face._replace(second_face_score=1.5)] * TRAPS["single face"]
-    yield from [face._replace(face_score=3.5)] * (TRAPS["face score"] - 1)
+    yield from [face._replace(face_score=-np.inf)] * (TRAPS["face"] - 1)
     yield face._replace(face_score=np.nan)
+    yield from [face._replace(second_face_score=1.5)] * TRAPS["single face"]
+    yield from [face._replace(face_score=3.5)] * TRAPS["face score"]
     for wrong in range(TRAPS["age"]):
         yield face._replace(age=101 + wrong if wrong % 2 else -1 - wrong)
     for unsafe in ("../x.jpg", "/etc/x.jpg", "00\\x.jpg", "00/../../x.jpg", "c:/x.jpg"):

@@ -30,7 +30,7 @@ def path_fault(path: str) -> str | None:
     if "\\" in path:
         return "holds a backslash: separate folders by /"
     if path.startswith("/") or PureWindowsPath(path).drive:
-        return "is absolute: make it relative to the CSV file"
+        return "is absolute: it must be relative to the images' folder"
     if ".." in path.split("/"):
         return "leads upwards by .."
     return None

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
+
+from jaxage.data.tree import write_mat as write_struct
 
 FIELDS: dict[str, list[Any]] = {
     "dob": [693726, 727563, 711858, 726681, -5],
@@ -23,16 +24,8 @@ FIELDS: dict[str, list[Any]] = {
     "face_score": [1.459, 4.5, -np.inf, 5.0, 3.6],
     "second_face_score": [1.118, np.nan, np.nan, np.nan, np.nan],
 }
-_DTYPES = {"dob": np.int32, "photo_taken": np.uint16}
 
 
 def write_mat(path: Path, collection: str, fields: Mapping[str, list[Any]] = FIELDS) -> Path:
-    """Write a struct of these fields, cells for what is not a number."""
-    struct = np.empty((1, 1), [(name, object) for name in fields])
-    for name, values in fields.items():
-        cells = np.empty(len(values), object)
-        cells[:] = values
-        numeric = name not in ("full_path", "name", "face_location")
-        struct[name][0, 0] = (cells.astype(_DTYPES.get(name, np.float64)) if numeric else cells)[None]
-    scipy.io.savemat(path, {collection: struct})
-    return path
+    """Write them as the published files have them."""
+    return write_struct(path, collection, fields)
