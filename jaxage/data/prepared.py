@@ -57,7 +57,10 @@ def open_prepared(folder: Path) -> Prepared:
 
     def read(path: str) -> bytes:
         source, index = places[path]
-        data: bytes = source[index]["image"]
+        try:
+            data: bytes = source[index]["image"]
+        except Exception as error:  # of TFDS or array_record, for files that are gone, cut short or altered
+            raise DataError(f"{folder}: {path} cannot be read from it ({error}): prepare it again") from error
         return data
 
     return Prepared(manifest["name"], records, digests, read, manifest["split"])
