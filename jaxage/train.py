@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -160,7 +161,7 @@ def _assemble(
     feed = make_feed(dataset.images, dataset.records.age, mesh, config.memory_budget)
     stream = None if isinstance(feed.images, jax.Array) else rate(feed, config.batch_size)
     if stream is not None:
-        say(f"images are streamed from the disk, up to {stream:,.0f} a second: they are more than the memory budget")
+        say(f"more images than the memory budget allows: streamed from the disk, up to {stream:,.0f} a second")
     step = make_train_step(
         model,
         objective,
@@ -231,15 +232,16 @@ def _test(job: Job, best: Variables) -> dict[str, Any]:
 def _by_acquaintance(job: Job, part: Records, prediction: np.ndarray) -> dict[str, Any]:
     """Scores of the test images that show someone who is in train, and of those that do not; None where there is none.
 
-    Images without an identity are in neither.
+    Images without an identity are in neither. A side of one image or person has undefined scores and no warning.
     """
     train = job.records.identity[job.records.rows_of("train")]
     known, seen = part.identity != "", np.isin(part.identity, train)
     sides = {"seen": known & seen, "unseen": known & ~seen}
-    return {
-        name: summary(prediction[side], part.age[side], part.identity[side], job.config.seed) if side.any() else None
-        for name, side in sides.items()
-    }
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        return {
+            name: summary(prediction[side], part.age[side], part.identity[side], job.config.seed) if any(side) else None
+            for name, side in sides.items()
+        }
 
 
 def _show_faces(job: Job, rows: np.ndarray, prediction: np.ndarray) -> None:

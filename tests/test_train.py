@@ -22,6 +22,7 @@ from jaxage.config import TrainConfig
 from jaxage.evaluate import evaluate
 from jaxage.export import load_model
 from jaxage.predict import predict
+from jaxage.prepare import Options, prepare_csv
 from jaxage.pretrained.sources import WeightsUnavailableError
 from jaxage.train import train
 from jaxage.trees import flatten
@@ -97,9 +98,10 @@ def test_the_report_says_what_was_done(run: Run) -> None:
         for name in ("plcc", "srocc", "mae", "rmse", "cs5"):
             low, high = report[split][f"{name}_ci95"]
             assert low <= report[split][name] <= high
-    assert report["timing"].pop("stream_images_per_s") is None
-    assert set(report["timing"]) == {"total_s", "compile_s", "train_images_per_s"}
-    assert all(value > 0 for value in report["timing"].values())
+    timing = dict(report["timing"])
+    assert timing.pop("stream_images_per_s") is None
+    assert set(timing) == {"total_s", "compile_s", "train_images_per_s"}
+    assert all(value > 0 for value in timing.values())
 
 
 def test_scipy_gets_the_same_from_the_predictions(run: Run) -> None:
@@ -154,6 +156,31 @@ def test_a_few_images_of_one_split_or_none_can_be_scored(run: Run, tmp_path: Pat
     assert (scored["n"], scored["failed"]) == (3, 1)
     with pytest.raises(UserError, match="no image in split train"):
         evaluate(run[0], table, on="train", max_bad=0.3)
+
+
+def test_people_seen_in_training_and_others_are_scored_apart(run: Run) -> None:
+    folder, report = run
+    test = report["test"]
+    assert test["seen"]["n"] == report["data"]["leakage"]["test_images_seen"] > 0
+    others = test["n"] - test["seen"]["n"]
+    assert (test["unseen"]["n"] if test["unseen"] else 0) == others
+    errors = np.abs([float(row["prediction"]) - float(row["age"]) for row in predictions(folder)])
+    weighted = test["seen"]["mae"] * test["seen"]["n"] + (test["unseen"]["mae"] * others if others else 0)
+    assert weighted / test["n"] == pytest.approx(errors.mean(), rel=1e-5)
+
+
+def test_a_prepared_folder_trains_streams_and_is_scored(faces: Path, tmp_path: Path) -> None:
+    prepared = prepare_csv(faces, Options(tmp_path / "prepared", "identity", seed=3, max_bad=0.1), say=lambda _: None)
+    said: list[str] = []
+    config = TrainConfig(data=prepared, out=tmp_path / "run", memory_budget=0.0, **(SMALL | {"epochs": 1}))
+    report = train(config, say=said.append)
+    assert (report["data"]["name"], report["data"]["split"]) == ("faces", "identity")
+    assert report["data"]["leakage"]["seen_share"] == 0
+    assert (report["test"]["seen"], report["test"]["unseen"]["n"]) == (None, report["test"]["n"])
+    assert report["timing"]["stream_images_per_s"] > 0
+    assert any("streamed from the disk" in line for line in said)
+    assert evaluate(tmp_path / "run")["mae"] == report["test"]["mae"]
+    assert evaluate(tmp_path / "run", prepared)["mae"] == report["test"]["mae"]
 
 
 def test_other_data_do_not_resume_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

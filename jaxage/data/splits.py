@@ -28,9 +28,10 @@ def assign_splits(records: Records, how: SplitRule, seed: int, ratios: _Ratios =
     For `identity` the name is the identity, or the path where that is "" (a person of their own). Few people own many
     images, so chance would be coarse. From 1,000 people on, the first of up to 256 hashings is taken under which every
     share is within 0.01 of its ratio and the ages of each split are distributed as those of all (their cumulative
-    histograms differ by less than 0.02, or 1.5/sqrt(n) in a smaller split); the most balanced if none is. So adding
-    rows moves no other row unless it tips the balance of the hashing that was chosen, which one image hardly ever does;
-    below 1,000 people it never moves any.
+    histograms differ by less than 0.02, or 1.5/sqrt(n) in a smaller split); if there is none, the first that needs the
+    fewest doublings of these tolerances, first of the shares', then of the ages'. Adding rows moves no other row unless
+    it tips the balance of the hashing that was chosen, which one image hardly ever does; below 1,000 people it never
+    moves any.
 
     Raises DataError if a split stays empty, or for `identity` if no row has one. Raises ValueError for a table that has
     splits, and for ratios that are not positive or do not sum to 1.
@@ -58,14 +59,14 @@ def _by_identity(records: Records, seed: int, ratios: _Ratios) -> np.ndarray:
     person = np.asarray([people[name] for name in names])
     if len(people) < _BALANCED_FROM:
         return _sides(list(people), seed, ratios)[person]
-    best, least = np.empty(0), math.inf
+    best, least = np.empty(0), (math.inf, math.inf)
     for attempt in range(_TRIES):
         kinds = [(f"{kind} {attempt}" if attempt else kind, name) for kind, name in people]
         sides = _sides(kinds, seed, ratios)[person]
         imbalance = _imbalance(sides, records.age, ratios)
         if imbalance < least:
             best, least = sides, imbalance
-        if imbalance < 1:
+        if imbalance == (0, 0):
             break
     return best
 
@@ -76,18 +77,25 @@ def _sides(names: list[tuple[str, str]], seed: int, ratios: _Ratios) -> np.ndarr
     return np.searchsorted(np.cumsum(ratios)[:2], places, side="right")
 
 
-def _imbalance(sides: np.ndarray, ages: np.ndarray, ratios: _Ratios) -> float:
-    """The worst deviation of a share or of an age distribution, as a multiple of what is tolerated."""
+def _imbalance(sides: np.ndarray, ages: np.ndarray, ratios: _Ratios) -> tuple[float, float]:
+    """The worst deviation of a share, and that of an age distribution, in doublings of what is tolerated, from 0.
+
+    Whole doublings, so that a little more or less of it does not make another hashing the best.
+    """
     counts = np.bincount(sides, minlength=len(ratios))
     if not counts.all():
-        return math.inf
+        return math.inf, math.inf
     shares = np.abs(counts / len(sides) - ratios).max() / _RATIO_TOLERANCE
     years = np.clip(ages, 0, 100).astype(np.int64)
     histograms = np.asarray([np.bincount(years[sides == side], minlength=101) for side in range(len(ratios))])
     cumulative = np.cumsum(histograms / counts[:, None], axis=1)
     whole = np.cumsum(histograms.sum(0) / len(sides))
     distances = np.abs(cumulative - whole[None]).max(axis=1) / np.maximum(_AGE_TOLERANCE, 1.5 / np.sqrt(counts))
-    return float(max(shares, distances.max()))
+    return _doublings(float(shares)), _doublings(float(distances.max()))
+
+
+def _doublings(excess: float) -> float:
+    return float(math.ceil(math.log2(max(excess, 1))))
 
 
 def place(kind: str, name: str, seed: int) -> float:

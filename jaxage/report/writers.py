@@ -54,7 +54,8 @@ def scores_table(scores: dict[str, dict[str, Any]]) -> str:
 def results_table(report: dict[str, Any]) -> str:
     """Validation and test, the test's people who were seen in training and those who were not, and the time taken."""
     rows = {split: report[split] for split in ("validation", "test")}
-    rows |= {name: report["test"][name] for name in ("seen", "unseen") if report["test"][name] is not None}
+    sides = {name: report["test"][name] for name in ("seen", "unseen")}
+    rows |= {f"test, {name}": side for name, side in sides.items() if all(sides.values())}
     table = scores_table(rows)
     timing = report["timing"]
     return (

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import ks_2samp
 
 from jaxage.data.records import SPLITS, DataError, Records, make_records
-from jaxage.data.splits import assign_splits, leakage
+from jaxage.data.splits import RATIOS, assign_splits, leakage
 from jaxage.types import SplitRule
 
 RULES: tuple[SplitRule, ...] = ("random", "identity")
@@ -108,3 +109,33 @@ def test_leakage() -> None:
 def test_leakage_of_strangers_is_unknown() -> None:
     records = assign_splits(faces(BASE), "random", 0)
     assert leakage(records)["seen_share"] is None
+
+
+def crowd(people: int, seed: int) -> tuple[list[str], list[float]]:
+    """Who is on each photo, a few people on hundreds, and their ages, alike on photos of one person."""
+    rng = np.random.default_rng(seed)
+    who = np.repeat(np.arange(people), np.minimum(rng.zipf(2.2, people), 400))
+    ages = np.clip(np.rint(rng.normal(38, 12, people)[who] + rng.normal(0, 8, len(who))), 0, 100)
+    return [f"nm{i:07}" for i in who], ages.tolist()
+
+
+def celebrities(who: list[str], ages: list[float]) -> Records:
+    return make_records([f"{i}.jpg" for i in range(len(who))], ages, who)
+
+
+def test_identity_balances_a_crowd_and_one_more_photo_moves_no_other() -> None:
+    who, ages = crowd(9000, 0)
+    records = assign_splits(celebrities(who, ages), "identity", 0)
+    np.testing.assert_allclose(shares(records), RATIOS, atol=0.01)
+    for split in SPLITS:
+        assert ks_2samp(records.age[records.rows_of(split)], records.age).statistic < 0.03
+    assert leakage(records)["seen_share"] == 0
+    after = assign_splits(celebrities([*who, who[0]], [*ages, 99.0]), "identity", 0).split
+    assert after[:-1].tolist() == records.split.tolist()
+
+
+def test_people_who_own_too_much_are_divided_as_well_as_can_be() -> None:
+    who = [f"nm{i // 3}" for i in range(3000)] + ["nm0"] * 9000
+    records = assign_splits(celebrities(who, [30.0] * 12000), "identity", 0)
+    assert leakage(records)["seen_share"] == 0
+    assert shares(records).max() > 0.75

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from jaxage.report.plots import contact_sheet, curves, scatter
+from jaxage.report.plots import age_histograms, contact_sheet, curves, scatter
 
 
 def read(path: Path) -> Image.Image:
@@ -179,3 +179,17 @@ def test_the_global_style_is_left_alone(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
     curves(tmp_path / "curves.png", epochs(2), best_epoch=1)
     assert dict(matplotlib.rcParams) == before
+
+
+def test_age_histograms(tmp_path: Path) -> None:
+    splits = {name: np.repeat(np.float32([1, 30, 64.5]), 5 * n) for name, n in (("train", 9), ("test", 1))}
+    age_histograms(tmp_path / "ages.png", splits)
+    image = read(tmp_path / "ages.png")
+    assert image.size == (1200, 1200)
+    blue = (np.asarray(image).astype(int) @ [-1, 0, 1]) > 120
+    for panel in (blue[:560], blue[560:]):
+        runs = np.flatnonzero(np.diff(panel.any(0).astype(int)) == 1)
+        assert len(runs) in (3, 4)  # a bar for each age; the median's line divides one
+    with pytest.raises(ValueError, match="no ages in test"):
+        age_histograms(tmp_path / "none.png", {"train": splits["train"], "test": np.empty(0)})
+    assert not (tmp_path / "none.png").exists()

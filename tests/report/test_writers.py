@@ -21,9 +21,9 @@ def report() -> dict[str, Any]:
         "arch": "resnet18",
         "trainable": "fc,layer4",
         "weights": {"tag": "resnet18.test", "sha256": "0"},
-        "data": {"name": "faces"},
+        "data": {"name": "faces", "leakage": {"seen_share": 0.25}},
         "validation": scores,
-        "test": scores | {"age_bands": age_bands(GUESS, AGE)},
+        "test": scores | {"age_bands": age_bands(GUESS, AGE), "seen": None, "unseen": scores},
         "best_epoch": 3,
         "timing": {"total_s": 12.4, "compile_s": 3.6, "train_images_per_s": 99.6},
     }
@@ -35,6 +35,18 @@ def test_the_table_has_columns_that_line_up(report: dict[str, Any]) -> None:
     assert [len(row) for row in rows] == [len(head)] * 2
     assert f"{report['test']['mae']:.2f} [" in rows[1]
     assert "best epoch 3; 12 s in all, 4 s of them compiling; 100 training images/s" in results_table(report)
+
+
+def test_people_seen_in_training_are_told_from_others(report: dict[str, Any]) -> None:
+    assert "25.0% of them show someone seen in training; of the others: MAE " in model_card(report)
+    test = report["test"]
+    both = results_table(report | {"test": test | {"seen": test["unseen"] | {"mae": 1.25}}})
+    seen, unseen = both.strip("\n").splitlines()[3:5]
+    assert seen.startswith("test, seen  ")
+    assert "1.25 [" in seen
+    assert unseen.startswith("test, unseen")
+    unknown = report | {"data": {"name": "faces", "leakage": {"seen_share": None}}}
+    assert "Who the people are is not known" in model_card(unknown)
 
 
 def test_undefined_scores_are_dashes(report: dict[str, Any]) -> None:
