@@ -1,6 +1,15 @@
-"""What every test runs under: two devices, and no silent broadcasting between ranks."""
+"""What every test runs under: two devices, no silent broadcasting between ranks, nothing compiled twice."""
+
+import os
+import tempfile
 
 import jax
 
+_COMPILED = tempfile.TemporaryDirectory(prefix="jaxage-compiled-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)  # child processes read it too
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
