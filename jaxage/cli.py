@@ -45,7 +45,7 @@ def evaluate(
 
     Args:
         run: The folder of a finished run.
-        data: A CSV of faces, as for train; without it, the run's own data.
+        data: A CSV of faces or a prepared folder, as for train; without it, the run's own data.
         on: The split to score; without it, the test split of the run's own data, every row of other data.
         max_bad: The largest share of images that may be missing or broken; without it, the run's.
         out: A JSON file to write the scores to as well.
@@ -117,6 +117,8 @@ def prepare_synthetic(root: Path, faces: int = DEMO_FACES, size: int = DEMO_SIZE
         size: Their height and width in pixels.
         seed: Another seed draws other faces.
     """
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UserError(f"{root} is not an empty folder: choose another --root")
     write_synthetic(root, faces, size, seed)
     print(f"written: {root}; go on with prepare imdb-crop --root {root}")
 

@@ -1,6 +1,7 @@
 """A whole run as data. The docstrings of the fields are the help of the command line."""
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +97,8 @@ class TrainConfig:
                 raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(self, name)}")
         if self.seed < 0:
             raise UserError(f"--seed must not be negative, got {self.seed}")
-        if self.memory_budget is not None and not self.memory_budget >= 0:
-            raise UserError(f"--memory-budget must not be negative, got {self.memory_budget}")
+        if self.memory_budget is not None and not 0 <= self.memory_budget < math.inf:
+            raise UserError(f"--memory-budget must be a finite number from 0, got {self.memory_budget}")
         if not self.weight_decay >= 0:
             raise UserError(f"--weight-decay must not be negative, got {self.weight_decay}")
         if self.image_size is not None and self.image_size < 32:

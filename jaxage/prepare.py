@@ -21,7 +21,7 @@ from jaxage.data.decode import MIN_SIDE, decode_image, strict_warnings
 from jaxage.data.duplicates import copies, join, near_pairs
 from jaxage.data.funnel import Criteria, Step, funnel, funnel_table
 from jaxage.data.imdb import Collection, Metadata, parse_metadata
-from jaxage.data.prepared import COLUMNS, MANIFEST, QUARANTINE, TABLE, read_manifest, table_rows
+from jaxage.data.prepared import COLUMNS, MANIFEST, QUARANTINE, TABLE, open_prepared, read_manifest, table_rows
 from jaxage.data.records import SPLITS, DataError, Records, listed, make_records
 from jaxage.data.source import Read, image_root, open_source, path_fault
 from jaxage.data.splits import assign_splits, leakage, require_splits
@@ -33,7 +33,6 @@ from jaxage.types import SplitRule, UserError
 
 Say = Callable[[str], None]
 
-_BUILDERS: dict[str, type[FacesBuilder]] = {"imdb_crop": ImdbCrop, "wiki_crop": WikiCrop}
 _SHOWN, _SHOWN_SIZE = 48, 128
 
 
@@ -89,6 +88,7 @@ class _Source(NamedTuple):
     face_score: np.ndarray
     read: Read
     about: dict[str, Any]
+    builder: type[FacesBuilder]
 
 
 def prepare_crops(
@@ -112,7 +112,7 @@ def prepare_crops(
     `options.max_bad`, and a folder that holds something else.
     """
     name = f"{collection}_crop"
-    out = options.out or (root if root.is_dir() else root.parent) / f"{name}-prepared"
+    out = (options.out or (root if root.is_dir() else root.parent) / f"{name}-prepared").resolve()
     with open_crops(root, collection) as (where, mat, read):
         about: dict[str, Any] = {
             "name": name,
@@ -121,7 +121,7 @@ def prepare_crops(
             "age_formula": criteria.age_formula,
             "settings": _settings(options) | asdict(criteria),
         }
-        if not metadata_only and _is_there(out, about, say):
+        if _is_there(out, about, say):
             return out
         metadata = parse_metadata(mat, where, collection)
         kept, steps = funnel(metadata, criteria, options.seed)
@@ -130,20 +130,25 @@ def prepare_crops(
             say(funnel_table(steps))
             raise DataError(f"{where}: no record meets the criteria: lower --min-face-score or widen the ages")
         about["funnel"] = [step._asdict() for step in steps]
-        source = _Source(_wanted(metadata, rows, criteria), metadata.face_score[rows].astype(np.float32), read, about)
+        builder = ImdbCrop if collection == "imdb" else WikiCrop
+        scores = metadata.face_score[rows].astype(np.float32)
+        source = _Source(_wanted(metadata, rows, criteria), scores, read, about, builder)
         if not metadata_only:
             return _prepare(source, steps, options, out, say)
     say(funnel_table(steps))
     records = _split(source.records, options)
     with _making(out):
-        _leave(out, {MANIFEST: about | {"images": [], "split": options.split, **_splits(records)}})
+        if _is_there(out, about, say):
+            return out
+        out.mkdir(exist_ok=True)
+        write_json(out / MANIFEST, about | {"images": [], "split": options.split, **_splits(records)})
     say(f"written: {out / MANIFEST}; no image was looked at")
     return out
 
 
 def prepare_csv(file: Path, options: Options, say: Say = print) -> Path:
     """Prepare the faces that a CSV lists (see `read_csv`) as `prepare_crops` does; splits that it gives are kept."""
-    out = options.out or file.parent / f"{file.stem}-prepared"
+    out = (options.out or file.parent / f"{file.stem}-prepared").resolve()
     records, root = read_csv(file), image_root(file)
     steps = [Step("records", len(records), 0)]
     about: dict[str, Any] = {
@@ -157,7 +162,7 @@ def prepare_csv(file: Path, options: Options, say: Say = print) -> Path:
         return out
     about["funnel"] = [step._asdict() for step in steps]
     with open_source(root) as read:
-        source = _Source(records, np.full(len(records), np.nan, np.float32), read, about)
+        source = _Source(records, np.full(len(records), np.nan, np.float32), read, about, CsvFaces)
         return _prepare(source, steps, options, out, say)
 
 
@@ -180,29 +185,35 @@ def _is_there(out: Path, about: dict[str, Any], say: Say) -> bool:
     """Whether this very dataset has been prepared. Raises DataError for a folder with anything else in it."""
     if not out.exists() or (out.is_dir() and {path.name for path in out.iterdir()} <= {MANIFEST, QUARANTINE}):
         return False
-    manifest = read_manifest(out) if (out / TABLE).exists() else {}
-    if not manifest:
-        raise DataError(f"{out} is not empty, and no dataset that jaxage has prepared: choose another --out")
+    try:
+        manifest = read_manifest(out)
+    except DataError:
+        raise DataError(f"{out} is not empty, and no dataset that jaxage has prepared: choose another --out") from None
     changed = [name for name in ("name", "source_sha256", "settings") if manifest.get(name) != about[name]]
     if changed:
         raise DataError(
             f"{out} holds a dataset of another {' and '.join(changed)}: choose another --out, or remove it first"
         )
+    open_prepared(out)
     say(f"{out} is prepared already; remove it to check the images once more")
     return True
 
 
 def _prepare(source: _Source, steps: list[Step], options: Options, out: Path, say: Say) -> Path:
     with _making(out) as partial, ThreadPoolExecutor(os.cpu_count()) as pool:
+        if _is_there(out, source.about, say):
+            return out
+        say(funnel_table(steps))
         findings = look_at(source.read, source.records.path.tolist(), options.min_side, pool)
         findings = _without_copies(source.records, findings)
         faults = [finding for finding in findings if isinstance(finding, Fault)]
         image_steps = _image_steps(len(findings), faults)
-        say(funnel_table(steps + image_steps))
+        say(funnel_table(image_steps))
         quarantine = [(fault.path, fault.reason) for fault in faults]
         bad = [fault for fault in faults if fault.step != STEPS[-1]]
         if len(bad) > options.max_bad * len(findings):
-            _leave(out, {QUARANTINE: quarantine})
+            out.mkdir(exist_ok=True)
+            write_csv(out / QUARANTINE, ("path", "reason"), quarantine)
             raise DataError(
                 f"{source.about['source']}: {len(bad)} of {len(findings)} images cannot be used; mend them, or allow a "
                 f"larger share than --max-bad {options.max_bad:g}; all of them are in {out / QUARANTINE}\n"
@@ -228,13 +239,14 @@ def _prepare(source: _Source, steps: list[Step], options: Options, out: Path, sa
         sizes = np.asarray([found.size for found in sound], np.int64)
         digests = [found.sha256 for found in sound]
         faces = Faces(records, source.face_score[rows], digests, sizes, source.read, about)
-        folder = write_dataset(_BUILDERS.get(about["name"], CsvFaces), faces, partial / "tfds")
+        folder = write_dataset(source.builder, faces, partial / "tfds")
         age_histograms(folder / "ages.png", {split: records.age[records.rows_of(split)] for split in SPLITS})
         _show(folder / "sample.png", faces)
         write_csv(folder / TABLE, COLUMNS, table_rows(faces))
         write_csv(folder / QUARANTINE, ("path", "reason"), quarantine)
         table_sha256 = hashlib.sha256((folder / TABLE).read_bytes()).hexdigest()
         write_json(folder / MANIFEST, about | {"table_sha256": table_sha256})
+        open_prepared(folder)
         _put(folder, out)
     counts = ", ".join(f"{count:,} {split}" for split, count in about["splits"].items())
     say(f"{counts}; {len(pairs):,} pairs of near-duplicates; {_seen(about['leakage'])}")
@@ -274,8 +286,10 @@ def _splits(records: Records) -> dict[str, Any]:
 
 
 def _seen(leaks: dict[str, Any]) -> str:
-    share = leaks["seen_share"]
-    return "no identities" if share is None else f"{share:.1%} of the test images show someone seen in training"
+    if not leaks["test_images_known"]:
+        return "no identities in test"
+    known, seen = leaks["test_images_known"], leaks["test_images_seen"]
+    return f"of {known:,} test images with an identity {seen:,} show someone seen in training"
 
 
 def _anonymous(identity: str) -> str:
@@ -302,28 +316,19 @@ def _making(out: Path) -> Iterator[Path]:
         lock.acquire(timeout=0)
     except Timeout:
         raise DataError(f"{out} is being prepared by another process: wait for it, or choose another --out") from None
+    work = partial / "work"
     try:
-        work = partial / "work"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         yield work
     finally:
+        shutil.rmtree(work, ignore_errors=True)
         shutil.rmtree(partial, ignore_errors=True)
         lock.release()
 
 
-def _leave(out: Path, files: dict[str, Any]) -> None:
-    """Write JSON and CSV files that say why there is no dataset in the folder."""
-    out.mkdir(exist_ok=True)
-    for name, content in files.items():
-        if name == QUARANTINE:
-            write_csv(out / name, ("path", "reason"), content)
-        else:
-            write_json(out / name, content)
-
-
 def _put(folder: Path, out: Path) -> None:
-    """Move the finished folder into its place, where there may be what `_leave` left."""
+    """Move the finished folder into its place, where an earlier try may have left its counts or its faults."""
     if out.exists():
         for name in (MANIFEST, QUARANTINE):
             (out / name).unlink(missing_ok=True)

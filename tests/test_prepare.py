@@ -112,7 +112,7 @@ def test_tfds_reads_it_without_tensorflow(out: Path, tree: Path) -> None:
             assert example["image"].shape == (48, 48, 3)
             assert (split, float(row["age"])) == (row["split"], example["age"])
             assert example["identity"].decode() == row["identity"]
-            assert builder.info.features["gender"].int2str(example["gender"]) == row["gender"] or "unknown"
+            assert builder.info.features["gender"].int2str(example["gender"]) == (row["gender"] or "unknown")
             assert example["face_score"] == 5.0
             seen += 1
     assert seen == FACES
@@ -192,6 +192,52 @@ def test_what_is_there_is_not_made_again_nor_overwritten(tree: Path, out: Path, 
     assert (tmp_path / "thesis.txt").read_text() == "dear"
 
 
+def test_counting_and_drawing_harm_nothing_that_is_there(tree: Path, out: Path, tmp_path: Path) -> None:
+    before = contents(out), manifest(out)
+    with pytest.raises(DataError, match="another settings"):
+        prepare_crops("imdb", tree, ALL, replace(LENIENT, out=out, seed=9), metadata_only=True, say=quiet)
+    assert (contents(out), manifest(out)) == before
+    mat = (tree / "imdb.mat").read_bytes()
+    with pytest.raises(SystemExit, match="not an empty folder"):
+        main(["prepare", "synthetic", "--root", str(tree), "--faces", "4"])
+    assert (tree / "imdb.mat").read_bytes() == mat
+
+
+def test_one_that_was_finished_meanwhile_is_kept(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = replace(LENIENT, out=tmp_path / "out")
+    parse = jaxage.prepare.parse_metadata
+
+    def slow(*arguments: Any) -> Any:
+        monkeypatch.setattr(jaxage.prepare, "parse_metadata", parse)
+        prepare_crops("imdb", tree, ALL, options, say=quiet)
+        return parse(*arguments)
+
+    monkeypatch.setattr(jaxage.prepare, "parse_metadata", slow)
+    said: list[str] = []
+    prepare_crops("imdb", tree, ALL, options, say=said.append)
+    assert "prepared already" in said[-1]
+    assert len(open_prepared(tmp_path / "out").records) == FACES
+
+
+def test_a_link_and_the_folder_one_is_in_may_be_the_place(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "link"), say=quiet) == tmp_path / "real"
+    assert len(open_prepared(tmp_path / "link").records) == FACES
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    prepare_crops("imdb", tree, ALL, replace(LENIENT, out=Path()), say=quiet)
+    assert len(open_prepared(tmp_path / "here").records) == FACES
+
+
+def test_a_random_folder_is_not_taken_for_one_divided_by_people(tree: Path, tmp_path: Path) -> None:
+    prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "out"), say=quiet)
+    with pytest.raises(DataError, match="prepare it again with --split identity"):
+        load_dataset(tmp_path / "out", 40, split="identity", cache=tmp_path / "cache")
+
+
 def test_two_at_once(tree: Path, tmp_path: Path) -> None:
     (tmp_path / ".out.partial").mkdir()
     with FileLock(tmp_path / ".out.partial" / ".lock"), pytest.raises(DataError, match="by another process"):
@@ -245,7 +291,6 @@ def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
             image.convert("L").save(tmp_path / row["path"].replace("faces/", "faces/grey-"))
     anew = [(row["path"].replace("faces/", "faces/grey-"), row["age"]) for row in rows[:40]]
     named = [(row["path"], row["age"]) for row in rows]
-    table.write_text("path,age,identity\nfaces/079.png,20,someone\n")
     table.write_text("path,age,identity\n" + "".join(f"{path},{age},\n" for path, age in named + anew))
     made = prepare_csv(table, Options(), say=quiet)
     assert manifest(made)["near_duplicates"]["pairs"] >= 40
@@ -285,6 +330,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a shard is gone": (lose, "prepare it again"),
     "an edited table": (edit, "has been changed"),
     "half a manifest": (lambda folder: (folder / "manifest.json").write_text("{"), "cannot be read"),
+    "another manifest": (lambda folder: (folder / "manifest.json").write_text("[]"), "is not one that"),
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "holds no manifest"),
     "no dataset_info": (lambda folder: (folder / "dataset_info.json").unlink(), "prepare it again"),
 }

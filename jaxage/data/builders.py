@@ -45,7 +45,7 @@ class Faces(NamedTuple):
 class FacesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc, call-arg]
     """Three splits, in the order of the source; encoded images stay byte for byte what they were.
 
-    Features: `image` (encoded; decoded to uint8, grey files without a channel axis), `age` (float32, years), `identity`
+    Features: `image` (encoded; decoded to uint8, 3 channels but for CMYK and alpha), `age` (float32, years), `identity`
     (a hash, "" unknown), `gender` (female, male, unknown), `face_score` (float32, NaN unknown), `path`.
 
     TFDS would hold a split in memory to sort it, and beyond 1 GB ask for TensorFlow; so shards are written here, row by
@@ -117,11 +117,14 @@ class FacesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
                 lengths = [len(part) for part in np.array_split(sizes, shards)]
                 for shard, length in enumerate(lengths):
                     path = template.sharded_filepath(shard_index=shard, num_shards=shards)
-                    writer = ArrayRecordWriter(str(path), "group_size:1")
-                    for _ in range(length):
-                        writer.write(self.info.features.serialize_example(next(examples)[1]))
-                        bar.update()
-                    writer.close()
+                    try:
+                        writer = ArrayRecordWriter(str(path), "group_size:1")
+                        for _ in range(length):
+                            writer.write(self.info.features.serialize_example(next(examples)[1]))
+                            bar.update()
+                        writer.close()
+                    except RuntimeError as error:  # array_record's, for a full disk and the like
+                        raise DataError(f"{path} cannot be written ({error})") from error
                 infos.append(tfds.core.SplitInfo(split, lengths, int(sizes.sum()), template))
         self.info.set_splits(tfds.core.splits.SplitDict(infos))
 

@@ -1,5 +1,6 @@
 """From all records of IMDB-WIKI to those worth training on, counting at each criterion."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,6 +42,10 @@ class Criteria:
         """Raise UserError naming the first field that cannot be used."""
         if not 0 < self.fraction <= 1:
             raise UserError(f"--fraction must lie in (0, 1], got {self.fraction}")
+        if not math.isfinite(self.min_face_score):
+            raise UserError(
+                f"--min-face-score must be a finite number, got {self.min_face_score}: -1e9 keeps every face"
+            )
         if not 0 <= self.min_age <= self.max_age:
             raise UserError(f"--min-age {self.min_age} and --max-age {self.max_age}: 0 <= MIN <= MAX is needed")
 

@@ -16,7 +16,8 @@ AgeFormula = Literal["midyear", "year"]
 
 MATLAB_EPOCH = 366  # Matlab counts days from year 0, Python from year 1
 _FIELDS = ("dob", "photo_taken", "full_path", "gender", "name", "face_location", "face_score", "second_face_score")
-_FILE_NAME = re.compile(r"(?:.*/)?(nm\d+|\d+)(?:_rm\d+)?_(\d+)-(\d+)-(\d+)_(\d+)\.jpg")
+_NUMBERS = ("dob", "photo_taken", "gender", "face_score", "second_face_score")
+_FILE_NAME = re.compile(r"(?:.*/)?(nm\d+|\d+)(?:_rm\d+)?_(\d{1,4})-(\d{1,4})-\d+_\d+\.jpg")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,7 @@ def parse_metadata(data: bytes, name: str, collection: Collection) -> Metadata:
     """
     fields = _columns(data, name, collection)
     paths = np.asarray([_text(cell) for cell in fields["full_path"]], str)
-    born = [_born(int(day)) for day in fields["dob"]]
+    born = [_born(day) for day in fields["dob"].tolist()]
     identities = []
     for row, text in enumerate(paths.tolist()):
         match = _FILE_NAME.fullmatch(text)
@@ -98,14 +99,21 @@ def _columns(data: bytes, name: str, collection: Collection) -> dict[str, np.nda
     if len(set(lengths.values())) != 1:
         counts = ", ".join(f"{field} {length:,}" for field, length in lengths.items())
         raise DataError(f"{name}: fields of unequal length ({counts}); fetch it again")
+    for field in _NUMBERS:
+        if fields[field].dtype.kind not in "iuf":
+            raise DataError(f"{name}: its field {field} does not hold numbers: it is another .mat file")
+    if not np.isfinite(fields["photo_taken"]).all():
+        raise DataError(f"{name}: its field photo_taken has values that are no years; fetch it again")
     return {field: fields[field] for field in _FIELDS}
 
 
-def _born(day: int) -> tuple[int, int]:
-    """Year and month of Matlab's serial day; the year 1 for days before it."""
-    born = date.fromordinal(max(day - MATLAB_EPOCH, 1))
+def _born(day: int | float) -> tuple[int, int]:
+    """Year and month of Matlab's serial day; the year 1 for what is no day from then to the year 9999."""
+    ordinal = day - MATLAB_EPOCH
+    born = date.fromordinal(int(ordinal) if 1 <= ordinal <= date.max.toordinal() else 1)
     return born.year, born.month
 
 
 def _text(cell: Any) -> str:
-    return str(cell.item()) if cell.size else ""
+    """The text of a cell; "", which is no path, for anything else."""
+    return str(cell.item()) if isinstance(cell, np.ndarray) and cell.size == 1 and cell.dtype.kind == "U" else ""

@@ -40,7 +40,7 @@ def open_prepared(folder: Path) -> Prepared:
     manifest = read_manifest(folder)
     if not table.is_file():
         raise DataError(f"{folder} has a {MANIFEST} and no faces: prepare it without --metadata-only")
-    if hashlib.sha256(table.read_bytes()).hexdigest() != manifest["table_sha256"]:
+    if hashlib.sha256(table.read_bytes()).hexdigest() != manifest.get("table_sha256"):
         raise DataError(f"{table} has been changed since it was prepared: prepare it again")
     records = read_csv(table)
     with table.open(encoding="utf-8", newline="") as file:
@@ -76,4 +76,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / MANIFEST} cannot be read ({error}): prepare it again") from error
+    if not isinstance(manifest, dict) or not {"name", "split", "settings"} <= manifest.keys():
+        raise DataError(f"{folder / MANIFEST} is not one that jaxage prepare has written: prepare it again")
     return manifest

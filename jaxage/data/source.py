@@ -27,6 +27,8 @@ def path_fault(path: str) -> str | None:
         return "is empty"
     if "\0" in path:
         return "holds a NUL character"
+    if any(character < " " for character in path):
+        return "holds a control character"
     if "\\" in path:
         return "holds a backslash: separate folders by /"
     if path.startswith("/") or PureWindowsPath(path).drive:

@@ -92,6 +92,8 @@ def load_dataset(
         records, decided_by = table.records, table.decided_by
         if split is not None:
             decided_by = table.decided_by or split
+            if split == "identity" and decided_by == "random":
+                raise DataError(f"{data} was divided with --split random: prepare it again with --split identity")
             records = records if table.decided_by else assign_splits(records, split, seed)
             require_splits(records)
         paths = records.path.tolist()

@@ -80,9 +80,10 @@ def model_card(report: dict[str, Any]) -> str:
 
 def _leakage(report: dict[str, Any]) -> str:
     leaks, unseen = report["data"]["leakage"], report["test"]["unseen"]
-    if leaks["seen_share"] is None:
+    if not leaks["test_images_known"]:
         return "Who the people are is not known, so some may be in training too."
-    seen = f"{leaks['seen_share']:.1%} of them show someone seen in training"
+    known = f"Of {leaks['test_images_known']:,} of them it is known who they show"
+    seen = f"{known}, for {leaks['test_images_seen']:,} someone seen in training"
     return f"{seen}; of the others: MAE {_number(unseen['mae'], '.2f')} years." if unseen else f"{seen}."
 
 

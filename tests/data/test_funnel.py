@@ -12,7 +12,7 @@ from jaxage.data.imdb import Metadata, parse_metadata
 from jaxage.types import UserError
 from tests.data.mat import write_mat
 
-ALL = Criteria(min_face_score=-float("inf"), max_age=3000, fraction=1.0)
+ALL = Criteria(min_face_score=-1e9, max_age=3000, fraction=1.0)
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,23 @@ def test_years_do_not_wrap_and_both_formulas_hold(mat: Path) -> None:
     assert metadata.ages("midyear")[[0, 1, 3, 4]].tolist() == [69, 22, 19, 1949]
 
 
+def test_days_that_are_none_are_of_the_year_one_and_fields_of_another_kind_are_refused(tmp_path: Path) -> None:
+    odd = [np.nan, np.inf, 1e9, -np.inf, -5.0]
+    names = [f"0/{i}.jpg" for i in range(5)]
+    path = write_mat(tmp_path / "odd.mat", "imdb", FIELDS | {"full_path": names})
+    raw = scipy.io.loadmat(path)["imdb"]
+    raw["dob"][0, 0] = np.asarray([odd])
+    scipy.io.savemat(path, {"imdb": raw})
+    assert read_metadata(path, "imdb").birth_year.tolist() == [1] * 5
+    raw["full_path"][0, 0] = np.asarray([[np.asarray([1.0]), *names[1:]]], object)
+    scipy.io.savemat(path, {"imdb": raw})
+    assert read_metadata(path, "imdb").path.tolist() == ["", *names[1:]]
+    raw["face_score"][0, 0] = np.asarray([["a"] * 5], object)
+    scipy.io.savemat(path, {"imdb": raw})
+    with pytest.raises(DataError, match="face_score does not hold numbers"):
+        read_metadata(path, "imdb")
+
+
 def test_scores_and_gender_keep_their_gaps(mat: Path) -> None:
     metadata = read_metadata(mat, "imdb")
     np.testing.assert_array_equal(metadata.face_score, FIELDS["face_score"])

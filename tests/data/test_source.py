@@ -130,6 +130,8 @@ def test_the_tar_beside_the_csv_comes_first(tmp_path: Path) -> None:
         ("./", "empty"),
         (" ", "empty"),
         ("a\0b", "NUL"),
+        ("a\rb", "control"),
+        ("a\nb", "control"),
         ("a\\b", "backslash"),
         ("/a", "absolute"),
         ("//a/b", "absolute"),

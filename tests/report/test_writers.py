@@ -21,7 +21,7 @@ def report() -> dict[str, Any]:
         "arch": "resnet18",
         "trainable": "fc,layer4",
         "weights": {"tag": "resnet18.test", "sha256": "0"},
-        "data": {"name": "faces", "leakage": {"seen_share": 0.25}},
+        "data": {"name": "faces", "leakage": {"test_images_known": 4, "test_images_seen": 1}},
         "validation": scores,
         "test": scores | {"age_bands": age_bands(GUESS, AGE), "seen": None, "unseen": scores},
         "best_epoch": 3,
@@ -38,14 +38,15 @@ def test_the_table_has_columns_that_line_up(report: dict[str, Any]) -> None:
 
 
 def test_people_seen_in_training_are_told_from_others(report: dict[str, Any]) -> None:
-    assert "25.0% of them show someone seen in training; of the others: MAE " in model_card(report)
+    card = model_card(report)
+    assert "Of 4 of them it is known who they show, for 1 someone seen in training; of the others: MAE " in card
     test = report["test"]
     both = results_table(report | {"test": test | {"seen": test["unseen"] | {"mae": 1.25}}})
     seen, unseen = both.strip("\n").splitlines()[3:5]
     assert seen.startswith("test, seen  ")
     assert "1.25 [" in seen
     assert unseen.startswith("test, unseen")
-    unknown = report | {"data": {"name": "faces", "leakage": {"seen_share": None}}}
+    unknown = report | {"data": {"name": "faces", "leakage": {"test_images_known": 0}}}
     assert "Who the people are is not known" in model_card(unknown)
 
 
