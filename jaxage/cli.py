@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +14,14 @@ import tyro
 from jaxage.config import TrainConfig
 from jaxage.convert import convert as convert_weights
 from jaxage.data.funnel import Criteria
+from jaxage.data.imdb import Collection
+from jaxage.data.options import Options
 from jaxage.data.synthetic import write_synthetic
 from jaxage.evaluate import evaluate as score
 from jaxage.fit import Diverged, Stopped
 from jaxage.load import DEMO_FACES, DEMO_SIZE
 from jaxage.predict import predict as predict_ages
-from jaxage.prepare import Options, prepare_crops, prepare_csv
+from jaxage.prepare import prepare_crops, prepare_csv
 from jaxage.pretrained.sources import WeightsUnavailableError
 from jaxage.report.writers import scores_table
 from jaxage.train import train as run_training
@@ -73,28 +76,19 @@ _Options = Annotated[Options, tyro.conf.arg(name="")]
 _Criteria = Annotated[Criteria, tyro.conf.arg(name="")]
 
 
-def prepare_imdb(root: Path, criteria: _Criteria, options: _Options, metadata_only: bool = False) -> None:
-    """The IMDb half of IMDB-WIKI.
+def prepare_collection(
+    collection: Collection, root: Path, criteria: _Criteria, options: _Options, metadata_only: bool = False
+) -> None:
+    """One half of IMDB-WIKI's face crops.
 
     Args:
-        root: The folder with imdb_crop.tar (read in place), that tar, or the extracted imdb_crop folder.
+        collection: Which half.
+        root: The folder with imdb_crop.tar or wiki_crop.tar (read in place), that tar, or the extracted folder.
         criteria: What a record must meet.
         options: How faces are checked and divided.
-        metadata_only: Read imdb.mat alone, print how many each criterion keeps, and write manifest.json.
+        metadata_only: Read the .mat file alone, print how many each criterion keeps, and write manifest.json.
     """
-    prepare_crops("imdb", root, criteria, options, metadata_only)
-
-
-def prepare_wiki(root: Path, criteria: _Criteria, options: _Options, metadata_only: bool = False) -> None:
-    """The Wikipedia half of IMDB-WIKI.
-
-    Args:
-        root: The folder with wiki_crop.tar (read in place), that tar, or the extracted wiki_crop folder.
-        criteria: What a record must meet.
-        options: How faces are checked and divided.
-        metadata_only: Read wiki.mat alone, print how many each criterion keeps, and write manifest.json.
-    """
-    prepare_crops("wiki", root, criteria, options, metadata_only)
+    prepare_crops(collection, root, criteria, options, metadata_only)
 
 
 def prepare_list(file: _File, options: _Options) -> None:
@@ -123,11 +117,13 @@ def prepare_synthetic(root: Path, faces: int = DEMO_FACES, size: int = DEMO_SIZE
     print(f"written: {root}; go on with prepare imdb-crop --root {root}")
 
 
+_IMDB, _WIKI = (f"The {half} half of IMDB-WIKI's face crops." for half in ("IMDb", "Wikipedia"))
+_Command = tyro.conf.subcommand
 _Preparation = (
-    Annotated[Any, tyro.conf.subcommand(name="imdb-crop", constructor=prepare_imdb)]
-    | Annotated[Any, tyro.conf.subcommand(name="wiki-crop", constructor=prepare_wiki)]
-    | Annotated[Any, tyro.conf.subcommand(name="csv", constructor=prepare_list)]
-    | Annotated[Any, tyro.conf.subcommand(name="synthetic", constructor=prepare_synthetic)]
+    Annotated[Any, _Command("imdb-crop", description=_IMDB, constructor=partial(prepare_collection, "imdb"))]
+    | Annotated[Any, _Command("wiki-crop", description=_WIKI, constructor=partial(prepare_collection, "wiki"))]
+    | Annotated[Any, _Command("csv", constructor=prepare_list)]
+    | Annotated[Any, _Command("synthetic", constructor=prepare_synthetic)]
 )
 
 

@@ -13,7 +13,7 @@ from jaxage.feed import Feed, batches, make_feed
 from jaxage.load import load_data
 from jaxage.mesh import in_turn, make_mesh, replicate
 from jaxage.metrics import METRICS, age_bands, summary
-from jaxage.run import read_config
+from jaxage.run import read_config, require_inputs
 from jaxage.steps import PredictStep, make_predict_step
 from jaxage.types import Split, UserError, Variables
 
@@ -53,6 +53,7 @@ def evaluate(
         split: Split | None = on or "test"
         config = replace(config, image_size=contract.image_size, max_bad=max_bad)
         dataset = load_data(config, cache_folder())
+        require_inputs(run, {"data": dataset.sha256})
     else:
         split = on
         dataset = load_dataset(data, contract.image_size, split=None, cache=cache_folder(), max_bad=max_bad)

@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from jaxage.config import TrainConfig
 from jaxage.data.funnel import Criteria
+from jaxage.data.options import Options
 from jaxage.data.store import Dataset, load_dataset
 from jaxage.data.synthetic import write_synthetic
-from jaxage.prepare import Options, prepare_crops
+from jaxage.prepare import prepare_crops
 
 DEMO_FACES, DEMO_SIZE, REAL_SIZE = 2400, 64, 224
 _VERSION = 1
@@ -29,9 +32,11 @@ def load_data(config: TrainConfig, cache: Path, say: Callable[[str], None] = pri
 
 def _drawn(config: TrainConfig, size: int, folder: Path, say: Callable[[str], None]) -> Path:
     """Faces of this size and seed, drawn as a tree of IMDb-crop and prepared like one, unless that was done before."""
+    folder.mkdir(parents=True, exist_ok=True)
     tree = folder / f"{_VERSION}-{DEMO_FACES}-{size}-{config.seed}"
-    if not (tree / "imdb.mat").exists():
-        say(f"drawing {DEMO_FACES:,} faces of {size} px")
-        write_synthetic(tree, DEMO_FACES, size, config.seed)
     options = Options(tree / config.split, config.split, seed=config.seed)
-    return prepare_crops("imdb", tree, Criteria(fraction=1.0), options, say=say)
+    with FileLock(folder / f".{tree.name}.lock"):
+        if not (tree / "imdb.mat").exists():
+            say(f"drawing {DEMO_FACES:,} faces of {size} px")
+            write_synthetic(tree, DEMO_FACES, size, config.seed)
+        return prepare_crops("imdb", tree, Criteria(fraction=1.0), options, say=say)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxage.data.decode import decode_image
+from jaxage.data.decode import ImageError, decode_image
 from jaxage.evaluate import predict_rows
 from jaxage.export import load_model
 from jaxage.feed import Feed
@@ -37,5 +37,7 @@ def predict(run: Path, images: Sequence[Path], batch_size: int = 32) -> np.ndarr
 def _decode(path: Path, size: int) -> np.ndarray:
     try:
         return decode_image(path.read_bytes(), size)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except ImageError as error:
         raise UserError(f"{path}: {error}") from error

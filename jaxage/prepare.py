@@ -1,84 +1,36 @@
 """From raw faces to a dataset that trains at full speed: chosen, checked, split, packed, every choice written down."""
 
 import hashlib
-import math
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from jaxage.data.builders import CsvFaces, Faces, FacesBuilder, ImdbCrop, WikiCrop, write_dataset
 from jaxage.data.crops import open_crops
 from jaxage.data.csv import read_csv
-from jaxage.data.decode import MIN_SIDE, decode_image, strict_warnings
+from jaxage.data.decode import decode_image, strict_warnings
 from jaxage.data.duplicates import copies, join, near_pairs
 from jaxage.data.funnel import Criteria, Step, funnel, funnel_table
 from jaxage.data.imdb import Collection, Metadata, parse_metadata
-from jaxage.data.prepared import COLUMNS, MANIFEST, QUARANTINE, TABLE, open_prepared, read_manifest, table_rows
+from jaxage.data.options import Options
+from jaxage.data.prepared import COLUMNS, MANIFEST, QUARANTINE, TABLE, table_rows
 from jaxage.data.records import SPLITS, DataError, Records, listed, make_records
 from jaxage.data.source import Read, image_root, open_source, path_fault
 from jaxage.data.splits import assign_splits, leakage, require_splits
+from jaxage.data.target import is_prepared, making, put
 from jaxage.data.verify import STEPS, Fault, Sound, look_at
 from jaxage.report.plots import age_histograms, contact_sheet
 from jaxage.report.writers import write_csv
 from jaxage.run import write_json
-from jaxage.types import SplitRule, UserError
 
 Say = Callable[[str], None]
 
 _SHOWN, _SHOWN_SIZE = 48, 128
-
-
-@dataclass(frozen=True)
-class Options:
-    """How faces are checked and divided, wherever they come from."""
-
-    out: Path | None = None
-    """The folder to make; without it, NAME-prepared beside the source."""
-
-    split: SplitRule = "random"
-    """How to divide what comes without splits: "identity" puts no person on two sides."""
-
-    split_ratios: str = "0.6,0.2,0.2"
-    """The shares of train, validation and test."""
-
-    seed: int = 0
-    """Of the splits and of the fraction."""
-
-    min_side: int = MIN_SIDE
-    """The smallest height and width of an image, in pixels."""
-
-    max_bad: float = 0.01
-    """The largest share of images that may be missing, broken or refused before preparing stops."""
-
-    def __post_init__(self) -> None:
-        """Raise UserError naming the first field that cannot be used."""
-        self.ratios()
-        if self.min_side < MIN_SIDE:
-            raise UserError(f"--min-side must be at least {MIN_SIDE}, got {self.min_side}")
-        if not 0 <= self.max_bad <= 1:
-            raise UserError(f"--max-bad must lie in [0, 1], got {self.max_bad}")
-        if self.seed < 0:
-            raise UserError(f"--seed must not be negative, got {self.seed}")
-
-    def ratios(self) -> tuple[float, float, float]:
-        """`split_ratios` as numbers. Raises UserError unless they are three positive ones that sum to 1."""
-        try:
-            train, validation, test = (float(part) for part in self.split_ratios.split(","))
-        except ValueError:
-            train = validation = test = math.nan
-        if not (min(train, validation, test) > 0 and math.isclose(train + validation + test, 1)):
-            raise UserError(
-                f"--split-ratios {self.split_ratios}: three positive numbers that sum to 1, such as 0.6,0.2,0.2"
-            )
-        return train, validation, test
 
 
 class _Source(NamedTuple):
@@ -121,7 +73,7 @@ def prepare_crops(
             "age_formula": criteria.age_formula,
             "settings": _settings(options) | asdict(criteria),
         }
-        if _is_there(out, about, say):
+        if is_prepared(out, about, say):
             return out
         metadata = parse_metadata(mat, where, collection)
         kept, steps = funnel(metadata, criteria, options.seed)
@@ -137,8 +89,8 @@ def prepare_crops(
             return _prepare(source, steps, options, out, say)
     say(funnel_table(steps))
     records = _split(source.records, options)
-    with _making(out):
-        if _is_there(out, about, say):
+    with making(out):
+        if is_prepared(out, about, say):
             return out
         out.mkdir(exist_ok=True)
         write_json(out / MANIFEST, about | {"images": [], "split": options.split, **_splits(records)})
@@ -158,7 +110,7 @@ def prepare_csv(file: Path, options: Options, say: Say = print) -> Path:
         "age_formula": "given",
         "settings": _settings(options),
     }
-    if _is_there(out, about, say):
+    if is_prepared(out, about, say):
         return out
     about["funnel"] = [step._asdict() for step in steps]
     with open_source(root) as read:
@@ -181,27 +133,9 @@ def _wanted(metadata: Metadata, rows: np.ndarray, criteria: Criteria) -> Records
     )
 
 
-def _is_there(out: Path, about: dict[str, Any], say: Say) -> bool:
-    """Whether this very dataset has been prepared. Raises DataError for a folder with anything else in it."""
-    if not out.exists() or (out.is_dir() and {path.name for path in out.iterdir()} <= {MANIFEST, QUARANTINE}):
-        return False
-    try:
-        manifest = read_manifest(out)
-    except DataError:
-        raise DataError(f"{out} is not empty, and no dataset that jaxage has prepared: choose another --out") from None
-    changed = [name for name in ("name", "source_sha256", "settings") if manifest.get(name) != about[name]]
-    if changed:
-        raise DataError(
-            f"{out} holds a dataset of another {' and '.join(changed)}: choose another --out, or remove it first"
-        )
-    open_prepared(out)
-    say(f"{out} is prepared already; remove it to check the images once more")
-    return True
-
-
 def _prepare(source: _Source, steps: list[Step], options: Options, out: Path, say: Say) -> Path:
-    with _making(out) as partial, ThreadPoolExecutor(os.cpu_count()) as pool:
-        if _is_there(out, source.about, say):
+    with making(out) as work, ThreadPoolExecutor(os.cpu_count()) as pool:
+        if is_prepared(out, source.about, say):
             return out
         say(funnel_table(steps))
         findings = look_at(source.read, source.records.path.tolist(), options.min_side, pool)
@@ -209,49 +143,68 @@ def _prepare(source: _Source, steps: list[Step], options: Options, out: Path, sa
         faults = [finding for finding in findings if isinstance(finding, Fault)]
         image_steps = _image_steps(len(findings), faults)
         say(funnel_table(image_steps))
-        quarantine = [(fault.path, fault.reason) for fault in faults]
-        bad = [fault for fault in faults if fault.step != STEPS[-1]]
-        if len(bad) > options.max_bad * len(findings):
-            out.mkdir(exist_ok=True)
-            write_csv(out / QUARANTINE, ("path", "reason"), quarantine)
-            raise DataError(
-                f"{source.about['source']}: {len(bad)} of {len(findings)} images cannot be used; mend them, or allow a "
-                f"larger share than --max-bad {options.max_bad:g}; all of them are in {out / QUARANTINE}\n"
-                + listed([f"{fault.path}: {fault.reason}" for fault in bad])
-            )
-        sound = [finding for finding in findings if isinstance(finding, Sound)]
-        rows = [row for row, finding in enumerate(findings) if isinstance(finding, Sound)]
-        records = source.records.take(rows)
-        pairs = near_pairs(np.asarray([found.fingerprint for found in sound], np.uint64).reshape(-1, 2), pool)
-        joined = join(records.identity.tolist(), records.path.tolist(), pairs)
-        records = _split(replace(records, identity=np.asarray(joined, str)), options)
-        records = replace(records, identity=np.asarray([_anonymous(name) for name in joined], str))
-        about = source.about | {
-            "images": [step._asdict() for step in image_steps],
-            "near_duplicates": {
-                "pairs": len(pairs),
-                "images": len(np.unique(pairs)),
-                "pairs_of_other_age": int((np.diff(records.age[pairs]) != 0).sum()),
-            },
-            "split": "given" if (source.records.split != "").any() else options.split,
-            **_splits(records),
-        }
-        sizes = np.asarray([found.size for found in sound], np.int64)
-        digests = [found.sha256 for found in sound]
-        faces = Faces(records, source.face_score[rows], digests, sizes, source.read, about)
-        folder = write_dataset(source.builder, faces, partial / "tfds")
-        age_histograms(folder / "ages.png", {split: records.age[records.rows_of(split)] for split in SPLITS})
-        _show(folder / "sample.png", faces)
-        write_csv(folder / TABLE, COLUMNS, table_rows(faces))
-        write_csv(folder / QUARANTINE, ("path", "reason"), quarantine)
-        table_sha256 = hashlib.sha256((folder / TABLE).read_bytes()).hexdigest()
-        write_json(folder / MANIFEST, about | {"table_sha256": table_sha256})
-        open_prepared(folder)
-        _put(folder, out)
-    counts = ", ".join(f"{count:,} {split}" for split, count in about["splits"].items())
-    say(f"{counts}; {len(pairs):,} pairs of near-duplicates; {_seen(about['leakage'])}")
+        _refuse_too_many(faults, len(findings), source, options, out)
+        faces = _divided(source, findings, image_steps, options, pool)
+        put(_packed(faces, source.builder, faults, work), out)
+    counts = ", ".join(f"{count:,} {split}" for split, count in faces.about["splits"].items())
+    near = faces.about["near_duplicates"]["pairs"]
+    say(f"{counts}; {near:,} pairs of near-duplicates; {_seen(faces.about['leakage'])}")
     say(f"written: {out}; go on with train --data {out}")
     return out
+
+
+def _refuse_too_many(faults: list[Fault], count: int, source: _Source, options: Options, out: Path) -> None:
+    """Raises DataError, and leaves the list of faults, if too many images are bad; copies are not."""
+    bad = [fault for fault in faults if fault.step != STEPS[-1]]
+    if len(bad) > options.max_bad * count:
+        out.mkdir(exist_ok=True)
+        _write_quarantine(out, faults)
+        raise DataError(
+            f"{source.about['source']}: {len(bad)} of {count} images cannot be used; mend them, or allow a larger "
+            f"share than --max-bad {options.max_bad:g}; all of them are in {out / QUARANTINE}\n"
+            + listed([f"{fault.path}: {fault.reason}" for fault in bad])
+        )
+
+
+def _write_quarantine(folder: Path, faults: list[Fault]) -> None:
+    write_csv(folder / QUARANTINE, ("path", "reason"), ((fault.path, fault.reason) for fault in faults))
+
+
+def _divided(
+    source: _Source, findings: list[Sound | Fault], image_steps: list[Step], options: Options, pool: ThreadPoolExecutor
+) -> Faces:
+    """The sound images: near-duplicates joined to one person, splits decided, people anonymous."""
+    sound = [finding for finding in findings if isinstance(finding, Sound)]
+    rows = [row for row, finding in enumerate(findings) if isinstance(finding, Sound)]
+    records = source.records.take(rows)
+    pairs = near_pairs(np.asarray([found.fingerprint for found in sound], np.uint64).reshape(-1, 2), pool)
+    joined = join(records.identity.tolist(), records.path.tolist(), pairs)
+    records = _split(replace(records, identity=np.asarray(joined, str)), options)
+    records = replace(records, identity=np.asarray([_anonymous(name) for name in joined], str))
+    about = source.about | {
+        "images": [step._asdict() for step in image_steps],
+        "near_duplicates": {
+            "pairs": len(pairs),
+            "images": len(np.unique(pairs)),
+            "pairs_of_other_age": int((np.diff(records.age[pairs]) != 0).sum()),
+        },
+        "split": "given" if (source.records.split != "").any() else options.split,
+        **_splits(records),
+    }
+    digests, sizes = [found.sha256 for found in sound], np.asarray([found.size for found in sound], np.int64)
+    return Faces(records, source.face_score[rows], digests, sizes, source.read, about)
+
+
+def _packed(faces: Faces, builder: type[FacesBuilder], faults: list[Fault], work: Path) -> Path:
+    """A folder below `work` with all that belongs to the dataset."""
+    folder, records = write_dataset(builder, faces, work / "tfds"), faces.records
+    age_histograms(folder / "ages.png", {split: records.age[records.rows_of(split)] for split in SPLITS})
+    _show(folder / "sample.png", faces)
+    _write_quarantine(folder, faults)
+    write_csv(folder / TABLE, COLUMNS, table_rows(faces))
+    table_sha256 = hashlib.sha256((folder / TABLE).read_bytes()).hexdigest()
+    write_json(folder / MANIFEST, faces.about | {"table_sha256": table_sha256})
+    return folder
 
 
 def _without_copies(records: Records, findings: list[Sound | Fault]) -> list[Sound | Fault]:
@@ -304,34 +257,3 @@ def _show(path: Path, faces: Faces) -> None:
     with strict_warnings():
         images = [decode_image(faces.read(str(faces.records.path[row])), _SHOWN_SIZE) for row in shown]
     contact_sheet(path, np.stack(images), [f"{ages[row]:g}" for row in shown], columns=8)
-
-
-@contextmanager
-def _making(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out` for unfinished work, which no other process has, and which is gone afterwards."""
-    partial = out.with_name(f".{out.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(partial / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise DataError(f"{out} is being prepared by another process: wait for it, or choose another --out") from None
-    work = partial / "work"
-    try:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        lock.release()
-
-
-def _put(folder: Path, out: Path) -> None:
-    """Move the finished folder into its place, where an earlier try may have left its counts or its faults."""
-    if out.exists():
-        for name in (MANIFEST, QUARANTINE):
-            (out / name).unlink(missing_ok=True)
-        out.rmdir()
-    os.sync()
-    folder.rename(out)

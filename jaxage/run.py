@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from filelock import FileLock, Timeout
 
 from jaxage.config import TrainConfig, from_json, to_json
+from jaxage.locks import LOCK, hold
 from jaxage.types import UserError
 
 CONFIG, REPORT, METRICS = "config.json", "report.json", "metrics.jsonl"
@@ -52,18 +52,12 @@ def claim(folder: Path) -> Iterator[None]:
 
     Raises RunError if another process has it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(f"{folder} is in use by another process: wait for it, or choose another --out") from None
-    try:
-        yield
+        with hold(folder, RunError(f"{folder} is in use by another process: wait for it, or choose another --out")):
+            yield
     finally:
-        lock.release()
         if not (folder / CONFIG).exists():
-            (folder / ".lock").unlink(missing_ok=True)
+            (folder / LOCK).unlink(missing_ok=True)
             with suppress(OSError):
                 folder.rmdir()
 
@@ -74,18 +68,23 @@ def create_run(config: TrainConfig, folder: Path, inputs: dict[str, Any]) -> Non
     Raises RunError for a run that exists and that other inputs went into.
     """
     if (folder / CONFIG).exists():
-        started = _read_json(folder / _INPUTS)
-        changed = [name for name, value in inputs.items() if started.get(name) != value]
-        if changed:
-            values = "; ".join(f"{name} was {started.get(name)}, is {inputs[name]}" for name in changed)
-            raise RunError(
-                f"{folder} cannot go on, its {' and '.join(changed)} have changed since it started ({values}): bring "
-                "them back, or start a new run with another --out"
-            )
+        require_inputs(folder, inputs)
         return
     write_json(folder / _INPUTS, inputs)
     write_json(folder / "environment.json", environment())
     write_json(folder / CONFIG, to_json(config))
+
+
+def require_inputs(folder: Path, inputs: dict[str, Any]) -> None:
+    """Raises RunError unless these went into the run in `folder`."""
+    started = _read_json(folder / _INPUTS)
+    changed = [name for name, value in inputs.items() if started.get(name) != value]
+    if changed:
+        values = "; ".join(f"{name} was {started.get(name)}, is {inputs[name]}" for name in changed)
+        raise RunError(
+            f"{folder}: its {' and '.join(changed)} have changed since it started ({values}): bring them back, or "
+            "start a new run with another --out"
+        )
 
 
 def unusual(config: TrainConfig) -> str:

@@ -10,7 +10,7 @@ import jaxage
 PACKAGE = Path(next(iter(jaxage.__path__)))
 
 FLOORS = [
-    {"config", "types"},
+    {"config", "types", "locks"},
     {"metrics", "losses", "trees", "models", "data"},
     {"pretrained", "freeze"},
     {"optim"},

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,3 +24,10 @@ def test_drawn_faces_go_the_way_of_real_ones_once(tmp_path: Path, monkeypatch: p
     assert "prepared already" in said[-1]
     other = load_data(replace(config, split="random"), tmp_path, said.append)
     assert sorted(other.records.path) == sorted(first.records.path)
+
+
+def test_two_demonstrations_at_once_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxage.load, "DEMO_FACES", 60)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: load_data(TrainConfig(image_size=32), tmp_path, lambda _: None), range(2))
+    assert first.sha256 == second.sha256

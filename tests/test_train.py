@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,10 +20,11 @@ from PIL import Image
 from scipy.stats import pearsonr, spearmanr
 
 from jaxage.config import TrainConfig
+from jaxage.data.options import Options
 from jaxage.evaluate import evaluate
 from jaxage.export import load_model
 from jaxage.predict import predict
-from jaxage.prepare import Options, prepare_csv
+from jaxage.prepare import prepare_csv
 from jaxage.pretrained.sources import WeightsUnavailableError
 from jaxage.train import train
 from jaxage.trees import flatten
@@ -181,6 +183,10 @@ def test_a_prepared_folder_trains_streams_and_is_scored(faces: Path, tmp_path: P
     assert any("streamed from the disk" in line for line in said)
     assert evaluate(tmp_path / "run")["mae"] == report["test"]["mae"]
     assert evaluate(tmp_path / "run", prepared)["mae"] == report["test"]["mae"]
+    shutil.rmtree(prepared)
+    prepare_csv(faces, Options(prepared, "identity", seed=4, max_bad=0.1), say=lambda _: None)
+    with pytest.raises(UserError, match="its data have changed"):
+        evaluate(tmp_path / "run")
 
 
 def test_other_data_do_not_resume_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,23 +15,28 @@ def open_crops(root: Path, collection: Collection) -> Iterator[tuple[str, bytes,
     """Name and bytes of the .mat file, and a reader of the images by the paths that it gives.
 
     `root` is a folder with `imdb.mat` or with `imdb_crop/imdb.mat` in it, a folder with `imdb_crop.tar`, that tar, or
-    the .mat file itself; `wiki` likewise. Raises DataError if it is none of them.
+    the .mat file itself; `wiki` likewise. These may be links, the images not. Raises DataError if it is none of them.
     """
-    mat, folder = f"{collection}.mat", f"{collection}_crop"
+    mat, name = f"{collection}.mat", f"{collection}_crop"
     if root.suffix == ".mat":
         mat, root = root.name, root.parent
-    for source in (root, root / f"{folder}.tar"):
-        if source.exists():
-            with open_source(source) as read:
-                for prefix in ("", f"{folder}/"):
+    for folder in (root, root / name):
+        if (folder / mat).is_file():
+            with open_source(folder.resolve()) as read:
+                yield str(folder / mat), (folder / mat).read_bytes(), read
+                return
+    for tar in (root, root / f"{name}.tar"):
+        if tar.is_file():
+            with open_source(tar) as read:
+                for prefix in ("", f"{name}/"):
                     try:
                         data = read(prefix + mat)
-                    except OSError:
+                    except FileNotFoundError:
                         continue
-                    yield f"{source}/{prefix}{mat}", data, partial(_below, read, prefix)
+                    yield f"{tar}/{prefix}{mat}", data, partial(_below, read, prefix)
                     return
     raise DataError(
-        f"{root}: neither {mat} nor {folder}.tar is there or can be read: give the extracted {folder} folder, or the "
+        f"{root}: neither {mat} is there nor a {name}.tar that holds it: give the extracted {name} folder, or the "
         "one with the tar in it"
     )
 

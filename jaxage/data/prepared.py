@@ -2,13 +2,13 @@
 
 import csv
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jaxage.data.builders import Faces, open_dataset
-from jaxage.data.csv import read_csv
-from jaxage.data.records import SPLITS, DataError, Records
+from jaxage.data.records import SPLITS, DataError, Records, make_records
 from jaxage.data.source import Read
 from jaxage.types import SplitRule
 
@@ -40,11 +40,13 @@ def open_prepared(folder: Path) -> Prepared:
     manifest = read_manifest(folder)
     if not table.is_file():
         raise DataError(f"{folder} has a {MANIFEST} and no faces: prepare it without --metadata-only")
-    if hashlib.sha256(table.read_bytes()).hexdigest() != manifest.get("table_sha256"):
+    text = table.read_bytes()
+    if hashlib.sha256(text).hexdigest() != manifest.get("table_sha256"):
         raise DataError(f"{table} has been changed since it was prepared: prepare it again")
-    records = read_csv(table)
-    with table.open(encoding="utf-8", newline="") as file:
-        digests = [row["sha256"] for row in csv.DictReader(file)]
+    _, *lines = csv.reader(io.StringIO(text.decode(), newline=""))
+    columns = dict(zip(COLUMNS, zip(*lines, strict=True), strict=True))
+    ages = [float(age) for age in columns["age"]]
+    records = make_records(columns["path"], ages, columns["identity"], columns["split"], columns["gender"])
     sources = open_dataset(folder)
     places: dict[str, tuple[Any, int]] = {}
     for split in SPLITS:
@@ -63,7 +65,7 @@ def open_prepared(folder: Path) -> Prepared:
             raise DataError(f"{folder}: {path} cannot be read from it ({error}): prepare it again") from error
         return data
 
-    return Prepared(manifest["name"], records, digests, read, manifest["split"])
+    return Prepared(manifest["name"], records, list(columns["sha256"]), read, manifest["split"])
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
