@@ -24,6 +24,7 @@ from jaxage.predict import predict as predict_ages
 from jaxage.prepare import prepare_crops, prepare_csv
 from jaxage.pretrained.sources import WeightsUnavailableError
 from jaxage.report.writers import scores_table
+from jaxage.runtime import prepare_jax
 from jaxage.train import train as run_training
 from jaxage.types import Arch, Split, UserError
 
@@ -155,6 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exits with 1 and one message on what the user can mend, with 128 + n after signal n."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
+    prepare_jax()
     try:
         tyro.extras.subcommand_cli_from_dict(
             _COMMANDS,

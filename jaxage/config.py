@@ -9,7 +9,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from jaxage.types import Arch, Dtype, FrozenBatchNorm, LossName, SplitRule, UserError
+from jaxage.types import Arch, CacheFeatures, Dtype, FrozenBatchNorm, LossName, SplitRule, UserError
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,13 @@ class TrainConfig:
     augment: bool = True
     """Random crops (80-100 % of the area), flips and light colour changes, drawn on the device."""
 
+    cache_features: CacheFeatures = "auto"
+    """Run the frozen layers once and keep what they give: on the device, in host memory, or on disk, in a file that
+    later runs find again. "auto" does so if it saves time and only the head learns, or nothing is augmented."""
+
+    views: int = 2
+    """How many views of a training image are kept then, in place of augmentation: itself, its mirror, and crops."""
+
     frozen_bn: FrozenBatchNorm = "eval"
     """Frozen BatchNorm: "eval" keeps its running statistics; "train" does as plain PyTorch does, which normalises by
     the batch and lets them drift."""
@@ -88,7 +95,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raise UserError naming the first field that cannot be used."""
-        positive = ("epochs", "batch_size", "learning_rate", "clip")
+        positive = ("epochs", "batch_size", "learning_rate", "clip", "views")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise UserError(f"--{name.replace('_', '-')} must be positive, got {getattr(self, name)}")

@@ -14,6 +14,7 @@ from jaxage.load import load_data
 from jaxage.mesh import in_turn, make_mesh, replicate
 from jaxage.metrics import METRICS, age_bands, summary
 from jaxage.run import read_config, require_inputs
+from jaxage.sources import from_images
 from jaxage.steps import PredictStep, make_predict_step
 from jaxage.types import Split, UserError, Variables
 
@@ -26,7 +27,7 @@ def predict_rows(
     size = -(-batch_size // devices) * devices
     padded = np.resize(rows, -(-len(rows) // size) * size).astype(np.int32)
     parts = batches(feed, padded.reshape(-1, size))
-    ages = [in_turn(predict(variables, images, batch)) for images, _, batch in parts]
+    ages = [in_turn(predict(variables, items, batch)) for items, _, batch in parts]
     return np.concatenate([np.asarray(part) for part in ages])[: len(rows)]
 
 
@@ -62,7 +63,9 @@ def evaluate(
         raise UserError(f"{dataset.name} has no image{f' in split {split}' if split else ''} to score")
     part = dataset.records.take(rows)
     mesh = make_mesh()
-    step = make_predict_step(contract.model(), contract.objective(), (contract.mean, contract.std), mesh)
+    model = contract.model()
+    source = from_images(model, (contract.mean, contract.std))
+    step = make_predict_step(model, contract.objective(), source, mesh)
     feed = make_feed(dataset.images, dataset.records.age, mesh, config.memory_budget)
     prediction = predict_rows(step, replicate(variables, mesh), feed, rows, config.batch_size)
     scored = summary(prediction, part.age, part.identity, config.seed)

@@ -1,4 +1,4 @@
-"""How images reach the steps: all of them resident on the device, or batch by batch from the disk."""
+"""How what is learned from reaches the steps: all of it on the device, or batch by batch from memory or disk."""
 
 import os
 import time
@@ -12,36 +12,57 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxage.mesh import replicate
-from jaxage.types import Ages, RawImages
+from jaxage.order import Order
+from jaxage.types import Ages, Items
 
 _READERS, _AHEAD = 2, 4
 _SHARE = 0.5
 _GIB = 2**30
 
-Arguments = tuple[RawImages, Ages, np.ndarray]
-"""What a step takes to find a batch: images, their ages, and the rows of both that make up the batch."""
+Arguments = tuple[Items, Ages | np.ndarray, np.ndarray]
+"""What a step takes to find a batch: items, their ages, and the rows of both that make up the batch."""
 
 
 @dataclass(frozen=True, eq=False)
 class Feed:
-    """A set of images, uint8 (n, size, size, 3), with their ages, float32 (n,).
+    """Images, uint8 (n, size, size, 3), or features of them, (n, ...), with their ages, float32 (n,).
 
-    On the device if `images` is a JAX array, streamed if it is a NumPy array such as a memory map.
+    On the device if `items` is a JAX array, streamed if it is a NumPy array such as a memory map.
     """
 
-    images: jax.Array | np.ndarray
+    items: jax.Array | np.ndarray
     ages: jax.Array | np.ndarray
     mesh: Mesh
 
+    @property
+    def resident(self) -> bool:
+        """Whether all of it is on the device."""
+        return isinstance(self.items, jax.Array)
 
-def make_feed(images: np.ndarray, ages: np.ndarray, mesh: Mesh, budget: float | None) -> Feed:
-    """A resident feed if the images fit into `budget` GiB of each device, else a streamed one.
 
-    Without a budget it is half of what a device has; devices of one host's CPU share its memory.
+def make_feed(items: np.ndarray, ages: np.ndarray, mesh: Mesh, budget: float | None) -> Feed:
+    """A resident feed if the items fit into `budget` GiB of each device (see `room`), else a streamed one."""
+    if items.nbytes > room(mesh, budget):
+        return Feed(items, ages, mesh)
+    return Feed(replicate(items, mesh), replicate(ages, mesh), mesh)
+
+
+def room(mesh: Mesh, budget: float | None) -> float:
+    """Bytes of each device that a feed may take: `budget` GiB, or half of what a device has.
+
+    Devices of one host's CPU share its memory.
     """
-    if images.nbytes > (_default_budget(mesh) if budget is None else budget * _GIB):
-        return Feed(images, ages, mesh)
-    return Feed(replicate(images, mesh), replicate(ages, mesh), mesh)
+    if budget is not None:
+        return budget * _GIB
+    device = mesh.devices.flat[0]
+    if device.platform != "cpu":
+        return _SHARE * device.memory_stats()["bytes_limit"]
+    return _SHARE * memory() / mesh.size
+
+
+def memory() -> int:
+    """Bytes of memory of this host."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def batches(feed: Feed, rows: Iterable[np.ndarray]) -> Generator[Arguments]:
@@ -49,13 +70,13 @@ def batches(feed: Feed, rows: Iterable[np.ndarray]) -> Generator[Arguments]:
 
     Those of a streamed feed are read and sent ahead by threads, which end with the iterator.
     """
-    if isinstance(feed.images, jax.Array) and isinstance(feed.ages, jax.Array):
+    if feed.resident:
         for batch in rows:
-            yield feed.images, feed.ages, batch
+            yield feed.items, feed.ages, batch
         return
 
     def fetch(batch: np.ndarray) -> Arguments:
-        return *replicate((feed.images[batch], feed.ages[batch]), feed.mesh), np.arange(len(batch), dtype=np.int32)
+        return *replicate((feed.items[batch], feed.ages[batch]), feed.mesh), np.arange(len(batch), dtype=np.int32)
 
     ahead: deque[Future[Arguments]] = deque()
     with ThreadPoolExecutor(_READERS) as pool:
@@ -67,17 +88,24 @@ def batches(feed: Feed, rows: Iterable[np.ndarray]) -> Generator[Arguments]:
             yield ahead.popleft().result()
 
 
+def dispatches(feed: Feed, order: Order, done: int, count: int) -> Generator[tuple[Items, Ages | np.ndarray, Order]]:
+    """The arguments of every `count` steps of an epoch, after the `done` first.
+
+    They are the whole order, if all is resident, else (`count` must be 1) one batch and its part of the order.
+    """
+    if feed.resident:
+        for _ in range(done, len(order.rows), count):
+            yield feed.items, feed.ages, order
+        return
+    rows, codes, weights = (np.asarray(part)[done:] for part in order)
+    for i, (items, ages, places) in enumerate(batches(feed, rows)):
+        yield items, ages, Order(places[None], codes[i][None], weights[i][None])
+
+
 def rate(feed: Feed, batch_size: int, count: int = 50) -> float:
-    """Images a second that the feed gives when nothing is done with them, over some batches in random order."""
-    rows = np.random.default_rng(0).integers(len(feed.images), size=(count, batch_size), dtype=np.int32)
+    """Items a second that the feed gives when nothing is done with them, over some batches in random order."""
+    rows = np.random.default_rng(0).integers(len(feed.items), size=(count, batch_size), dtype=np.int32)
     started = time.perf_counter()
-    for images, _, _ in batches(feed, rows):
-        jax.block_until_ready(images)
+    for items, _, _ in batches(feed, rows):
+        jax.block_until_ready(items)
     return rows.size / (time.perf_counter() - started)
-
-
-def _default_budget(mesh: Mesh) -> float:
-    device = mesh.devices.flat[0]
-    if device.platform != "cpu":
-        return _SHARE * device.memory_stats()["bytes_limit"]
-    return _SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / mesh.size

@@ -5,14 +5,14 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -21,8 +21,10 @@ from jaxage.checkpoint import Checkpoint, open_checkpoints, restore_latest, save
 from jaxage.config import TrainConfig
 from jaxage.data.records import Records
 from jaxage.evaluate import predict_rows, scores
-from jaxage.feed import Feed, batches
+from jaxage.features import Learning
+from jaxage.feed import dispatches
 from jaxage.mesh import in_turn, replicated
+from jaxage.order import epoch_order
 from jaxage.run import METRICS, write_text
 from jaxage.state import TrainState, start_epoch
 from jaxage.steps import PredictStep, TrainStep
@@ -43,14 +45,18 @@ class Stopped(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """All that the loop needs: the settings, the table, the images, and the compiled steps."""
+    """All that the loop needs: the settings, the table, what is learned from, and the compiled steps.
+
+    train_steps: by how many steps each does; one of them does one. predict_batch: how many are predicted at once.
+    """
 
     config: TrainConfig
     folder: Path
     records: Records
-    feed: Feed
-    train_step: TrainStep
+    learning: Learning
+    train_steps: Mapping[int, TrainStep]
     predict_step: PredictStep
+    predict_batch: int
     schedule: optax.Schedule
     mesh: Mesh
     say: Callable[[str], None]
@@ -75,22 +81,10 @@ def steps_per_epoch(config: TrainConfig, records: Records) -> int:
     return math.ceil(len(records.rows_of("train")) / config.batch_size)
 
 
-def epoch_batches(config: TrainConfig, rows: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows (steps, batch) int32 of an epoch in its own order, and their weights, float32.
-
-    The last batch is filled up with the epoch's first images at weight 0: the loss counts each image once, and
-    BatchNorm sees faces and no blanks.
-    """
-    order = np.random.default_rng((config.seed, epoch)).permutation(rows).astype(np.int32)
-    size = -(-len(rows) // config.batch_size) * config.batch_size
-    weights = (np.arange(size) < len(rows)).astype(np.float32)
-    return np.resize(order, size).reshape(-1, config.batch_size), weights.reshape(-1, config.batch_size)
-
-
 def fit(job: Job, state: TrainState) -> tuple[Variables, Progress]:
     """Train to the end from `state` or from the newest checkpoint in the run's folder; the best variables and history.
 
-    Raises Diverged within ten steps of a loss that is not finite and for predictions that are not, before anything of
+    Raises Diverged a few steps after a loss that is not finite and for predictions that are not, before anything of
     that is saved; Stopped after SIGTERM or SIGINT.
     """
     checkpoints = open_checkpoints(job.folder / "checkpoints")
@@ -100,11 +94,10 @@ def fit(job: Job, state: TrainState) -> tuple[Variables, Progress]:
         job.say(f"resuming at step {int(state.step)}")
     earlier = progress.run_s
     _write_history(job.folder, progress)
-    rows = job.records.rows_of("train")
     per_epoch = steps_per_epoch(job.config, job.records)
     with _signals() as caught:
         for epoch in range(int(state.step) // per_epoch + 1, job.config.epochs + 1):
-            state = _train_epoch(job, state, epoch, rows, progress, caught)
+            state = _train_epoch(job, state, epoch, progress, caught)
             if int(state.bad_step) >= 0:
                 raise _diverged(
                     job, checkpoints.latest_step(), f"the loss was no finite number at step {int(state.bad_step)}"
@@ -133,33 +126,39 @@ def _diverged(job: Job, last: int | None, what: str) -> Diverged:
     return Diverged(f"{what}; {good}, in {job.folder / 'checkpoints'}. Start a new run with a lower --learning-rate")
 
 
-def _train_epoch(
-    job: Job, state: TrainState, epoch: int, rows: np.ndarray, progress: Progress, caught: list[int]
-) -> TrainState:
-    """The steps of an epoch that are not done yet, or those until a signal is caught."""
-    order, weights = epoch_batches(job.config, rows, epoch)
-    done = int(state.step) - (epoch - 1) * len(order)
+def _train_epoch(job: Job, state: TrainState, epoch: int, progress: Progress, caught: list[int]) -> TrainState:
+    """The steps of an epoch that are not done yet, or those until a signal is caught.
+
+    The device is never waited for: what is read on the way is the flag of the dispatch before the one before.
+    """
+    slots, size = job.learning.slots, job.config.batch_size
+    order = jax.device_put(epoch_order(slots, job.config.seed, epoch, size), replicated(job.mesh))
+    steps = len(order.rows)
+    done = int(state.step) - (epoch - 1) * steps
     if done == 0:
         state = start_epoch(state)
+    count = max(count for count in job.train_steps if (steps - done) % count == 0)
+    bad: deque[Any] = deque()
     started = time.perf_counter()
-    bar = tqdm(total=len(order), initial=done, desc=f"epoch {epoch}/{job.config.epochs}", leave=False, disable=None)
-    with bar, closing(batches(job.feed, order[done:])) as arguments:
-        for i, batch in enumerate(arguments, done):
-            state = job.train_step(state, *batch, weights[i])
-            in_turn(state.step)
-            bar.update()
-            progress.images += int(weights[i].sum())
-            if caught or (i % 10 == 0 and int(state.bad_step) >= 0):
+    bar = tqdm(total=steps, initial=done, desc=f"epoch {epoch}/{job.config.epochs}", leave=False, disable=None)
+    with bar, closing(dispatches(job.learning.feed, order, done, count)) as arguments:
+        for batch in arguments:
+            state, flag = job.train_steps[count](state, *batch)
+            bad.append(in_turn(flag))
+            bar.update(count)
+            if caught or (len(bad) > 2 and int(bad.popleft()) >= 0):
                 break
     jax.block_until_ready(state)
     progress.train_s += time.perf_counter() - started
+    before, after = (min(step * size, len(slots)) for step in (done, int(state.step) - (epoch - 1) * steps))
+    progress.images += after - before
     return state
 
 
 def _validate(job: Job, state: TrainState, best: Variables, epoch: int, progress: Progress) -> Variables:
     """Add the epoch to the history; the better of `best` and the current average, by validation MAE."""
     rows = job.records.rows_of("validation")
-    prediction = predict_rows(job.predict_step, state.average, job.feed, rows, job.config.batch_size)
+    prediction = predict_rows(job.predict_step, state.average, job.learning.feed, rows, job.predict_batch)
     validation = scores(prediction, job.records.age[rows])
     line = {
         "epoch": epoch,

@@ -6,13 +6,14 @@ training mode, and the cut that keeps gradients from being computed for what doe
 
 import difflib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
 from jax import lax
 
 from jaxage.trees import count, flatten, is_within, map_named, module_names
-from jaxage.types import FrozenBatchNorm, Params, UserError
+from jaxage.types import FrozenBatchNorm, Params, UserError, Variables
 
 FROZEN = "frozen"
 
@@ -70,6 +71,20 @@ def stop_frozen(params: Params, labels: Params) -> Params:
 def trainable_mask(labels: Params) -> Params:
     """A tree of booleans: whether each leaf learns."""
     return jax.tree.map(lambda label: label != FROZEN, labels)
+
+
+def moving(variables: Variables, labels: Params, live: frozenset[str]) -> Variables:
+    """A tree of booleans like `variables`: whether a leaf learns or is a running statistic that moves."""
+    statistics = map_named(lambda leaf, _: leaf.rsplit(".", 1)[0] in live, variables["batch_stats"])
+    return {"params": trainable_mask(labels), "batch_stats": statistics}
+
+
+def first_moving(units: Sequence[str], labels: Params, live: frozenset[str]) -> str:
+    """The first of a chain of units with anything in it that moves: what comes before is a constant function."""
+    names = [leaf for leaf, label in flatten(labels).items() if label != FROZEN]
+    positions = {unit: position for position, unit in enumerate(units)}
+    owners = ([unit for unit in units if is_within(name, unit)] for name in (*names, *live))
+    return units[min(positions[owner[0]] if owner else 0 for owner in owners)]
 
 
 def describe(params: Params, labels: Params, groups: tuple[Group, ...], live: frozenset[str], norms: int) -> str:

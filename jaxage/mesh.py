@@ -16,6 +16,21 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
+def mesh_for(batch_size: int) -> Mesh:
+    """All devices; of a CPU's cores, the most among which a batch divides.
+
+    Raises UserError unless a batch divides evenly among other devices.
+    """
+    devices = jax.devices()
+    if devices[0].platform == "cpu":
+        return make_mesh(devices[: max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)])
+    if batch_size % len(devices):
+        raise UserError(
+            f"--batch-size {batch_size} does not divide among {len(devices)} devices: use a multiple of {len(devices)}"
+        )
+    return make_mesh(devices)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
@@ -38,11 +53,3 @@ def in_turn(output: jax.Array) -> jax.Array:
     """
     cpus = [device for device in output.devices() if device.platform == "cpu"]
     return output.block_until_ready() if len(cpus) > 1 else output
-
-
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raise UserError unless a batch divides evenly among the devices."""
-    if batch_size % mesh.size:
-        raise UserError(
-            f"--batch-size {batch_size} does not divide among {mesh.size} devices: use a multiple of {mesh.size}"
-        )

@@ -10,6 +10,7 @@ from jaxage.evaluate import predict_rows
 from jaxage.export import load_model
 from jaxage.feed import Feed
 from jaxage.mesh import make_mesh, replicate
+from jaxage.sources import from_images
 from jaxage.steps import make_predict_step
 from jaxage.types import UserError
 
@@ -23,7 +24,8 @@ def predict(run: Path, images: Sequence[Path], batch_size: int = 32) -> np.ndarr
     if not images:
         raise UserError("no images: name at least one image file")
     mesh = make_mesh()
-    step = make_predict_step(contract.model(), contract.objective(), (contract.mean, contract.std), mesh)
+    model = contract.model()
+    step = make_predict_step(model, contract.objective(), from_images(model, (contract.mean, contract.std)), mesh)
     size = min(batch_size, len(images))
     variables = replicate(variables, mesh)
     ages = []

@@ -6,25 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jax.sharding import Mesh
 from jax.stages import Wrapped
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 
-from jaxage.data.augment import augment, normalise, to_unit
-from jaxage.freeze import FROZEN, stop_frozen
+from jaxage.freeze import FROZEN, moving, stop_frozen
 from jaxage.losses import Objective
 from jaxage.mesh import along_batch, replicated
 from jaxage.models.registry import Model
+from jaxage.order import Order
+from jaxage.sources import Source
 from jaxage.state import TrainState
-from jaxage.types import Ages, Params, Variables, Weights
+from jaxage.types import Ages, Items, Params, Variables
 
-Set = UInt8[Array, "n height width 3"]
 Rows = Int[Array | np.ndarray, " batch"]
-Channels = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation of each colour, of pixels in 0-1, that the weights expect."""
 
-TrainStep = Callable[[TrainState, Set, Float[Array, " n"], Rows, Weights], TrainState]
-PredictStep = Callable[[Variables, Set, Rows], Ages]
+TrainStep = Callable[[TrainState, Items, Float[Array | np.ndarray, " n"], Order], tuple[TrainState, Int[Array, ""]]]
+PredictStep = Callable[[Variables, Items, Rows], Ages]
 
 
 def make_train_step(
@@ -33,29 +32,30 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     labels: Params,
     live: frozenset[str],
-    channels: Channels,
+    source: Source,
     *,
-    use_augment: bool,
     average_decay: float,
     seed: int,
     mesh: Mesh,
+    count: int = 1,
 ) -> Wrapped:
-    """`step(state, images, ages, rows, weights) -> state`, jit-compiled, `state` donated.
+    """`step(state, items, ages, order) -> (state, bad_step)`, jit-compiled, `state` donated: `count` steps of training.
 
-    `images` (n, height, width, 3) uint8 and `ages` (n,) are the resident set; `rows` picks the batch and `weights` says
-    which of its rows count in the loss. The random key is that of `seed` folded with `state.step`.
+    `items` and `ages` (n,) are what the feed holds; the batch is line `state.step` of `order`, which begins anew after
+    its last. The random key is that of `seed` folded with `state.step`. `bad_step` is the state's, to be read when the
+    state is gone.
     """
 
-    def step(state: TrainState, images: Set, ages: Float[Array, " n"], rows: Rows, weights: Weights) -> TrainState:
-        augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
-        batch = to_unit(images[rows])
-        if use_augment:
-            batch = augment(augment_key, batch)
-        batch = normalise(batch, *channels)
+    def step(state: TrainState, items: Items, ages: Float[Array, " n"], order: Order) -> TrainState:
+        source_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+        line = state.step % order.rows.shape[0]
+        rows, codes, weights = (lax.with_sharding_constraint(each[line], along_batch(mesh)) for each in order)
+        current = {"params": state.params, "batch_stats": state.batch_stats}
+        batch = lax.stop_gradient(source.train(source_key, current, jnp.asarray(items)[rows], codes))
 
         def loss(params: Params) -> tuple[Float[Array, ""], Params]:
-            variables = {"params": stop_frozen(params, labels), "batch_stats": state.batch_stats}
-            output = model.apply(variables, batch, live=live, dropout_key=dropout_key)
+            variables = current | {"params": stop_frozen(params, labels)}
+            output = model.apply(variables, batch, start=source.start, live=live, dropout_key=dropout_key)
             return objective.loss(output.logits, ages[rows], weights), output.batch_stats
 
         (value, batch_stats), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
@@ -68,30 +68,43 @@ def make_train_step(
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
-            average=move_average(state.average, variables, state.step, average_decay),
+            average=move_average(state.average, variables, moving(variables, labels, live), state.step, average_decay),
             loss_sum=state.loss_sum + value * weights.sum(),
             loss_weight=state.loss_weight + weights.sum(),
             bad_step=jnp.where(bad, state.step, state.bad_step),
         )
 
-    whole, split = replicated(mesh), along_batch(mesh)
-    return jax.jit(step, in_shardings=(whole, whole, whole, split, split), out_shardings=whole, donate_argnums=0)
+    def steps(
+        state: TrainState, items: Items, ages: Float[Array, " n"], order: Order
+    ) -> tuple[TrainState, Int[Array, ""]]:
+        if count == 1:
+            state = step(state, items, ages, order)
+        else:
+            state, _ = lax.scan(lambda state, _: (step(state, items, ages, order), None), state, length=count)
+        return state, state.bad_step
+
+    whole = replicated(mesh)
+    return jax.jit(steps, in_shardings=whole, out_shardings=whole, donate_argnums=0)
 
 
-def move_average(average: Variables, new: Variables, step: Int[Array, ""], decay: float) -> Variables:
-    """`average + (1 - d) (new - average)` with `d = min(decay, (1 + step) / (10 + step))`; leaves that are equal stay
-    bit-identical.
+def move_average(average: Variables, new: Variables, moves: Variables, step: Int[Array, ""], decay: float) -> Variables:
+    """`average + (1 - d) (new - average)` with `d = min(decay, (1 + step) / (10 + step))`; leaves that do not move stay
+    as they are.
     """
     keep = jnp.minimum(decay, (1 + step) / (10 + step)) if decay else 0.0
-    return jax.tree.map(lambda a, b: jnp.where((keep > 0) & (a != b), a + (1 - keep) * (b - a), b), average, new)
+
+    def moved(a: Array, b: Array, moves: bool) -> Array:
+        return jnp.where(keep > 0, a + (1 - keep) * (b - a), b) if moves else a
+
+    return jax.tree.map(moved, average, new, moves)
 
 
-def make_predict_step(model: Model, objective: Objective, channels: Channels, mesh: Mesh) -> Wrapped:
-    """`predict(variables, images, rows) -> ages` of the chosen rows, jit-compiled, BatchNorm by running statistics."""
+def make_predict_step(model: Model, objective: Objective, source: Source, mesh: Mesh) -> Wrapped:
+    """`predict(variables, items, rows) -> ages` of the chosen rows, jit-compiled, BatchNorm by running statistics."""
 
-    def predict(variables: Variables, images: Set, rows: Rows) -> Ages:
-        batch = normalise(to_unit(images[rows]), *channels)
-        return objective.predict(model.apply(variables, batch).logits)
+    def predict(variables: Variables, items: Items, rows: Rows) -> Ages:
+        batch = source.evaluate(variables, jnp.asarray(items)[rows])
+        return objective.predict(model.apply(variables, batch, start=source.start).logits)
 
     whole, split = replicated(mesh), along_batch(mesh)
     return jax.jit(predict, in_shardings=(whole, whole, split), out_shardings=whole)

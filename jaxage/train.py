@@ -11,28 +11,25 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxage.assemble import assemble
 from jaxage.config import TrainConfig, cache_folder
 from jaxage.data.records import SPLITS, DataError, Records
 from jaxage.data.splits import leakage
 from jaxage.data.store import Dataset
 from jaxage.evaluate import predict_rows
 from jaxage.export import Contract, export_model
-from jaxage.feed import batches, make_feed, rate
-from jaxage.fit import Job, Progress, fit, steps_per_epoch
-from jaxage.freeze import Group, describe, label_tree, live_batch_norms, parse_trainable, trainable_mask
+from jaxage.fit import Job, Progress, fit
+from jaxage.freeze import Group, first_moving, label_tree, live_batch_norms, parse_trainable
 from jaxage.load import load_data
-from jaxage.mesh import check_batch_size, make_mesh, replicate
+from jaxage.mesh import mesh_for
 from jaxage.metrics import age_bands, summary
 from jaxage.models.registry import create_model
-from jaxage.optim import make_optimizer, make_schedule
 from jaxage.pretrained.load import RANDOM, find_weights, merge
 from jaxage.pretrained.sources import WeightsUnavailableError
 from jaxage.report.plots import contact_sheet, curves, scatter
 from jaxage.report.writers import model_card, results_table, write_failures, write_predictions
 from jaxage.run import REPORT, claim, create_run, environment, find_run, unusual, write_json
-from jaxage.state import TrainState, init_state
-from jaxage.steps import make_predict_step, make_train_step
-from jaxage.trees import count, flatten, is_within
+from jaxage.trees import is_within
 from jaxage.types import UserError, Variables
 
 Say = Callable[[str], None]
@@ -63,7 +60,7 @@ def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: 
     config = replace(config, weights=config.weights if weights["sha256"] else RANDOM)
     create_run(config, folder, {"data": dataset.sha256, "weights": weights})
     write_failures(folder / "failures.csv", dataset.failures)
-    job, state, facts = _assemble(config, folder, dataset, contract, variables, groups, started, say)
+    job, state, facts = assemble(config, folder, dataset, contract, variables, groups, started, say)
     best, progress = fit(job, state)
     fitted = time.perf_counter()
     report = {
@@ -72,14 +69,13 @@ def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: 
         "weights": weights,
         "demonstration": config.data is None,
         "data": _describe_data(config, dataset),
-        **_test(job, best),
+        **_test(job, dataset, best),
         "best_epoch": progress.best_epoch,
         **facts["network"],
         "timing": {
             "total_s": progress.run_s + time.perf_counter() - fitted,
-            "compile_s": facts["compile_s"],
             "train_images_per_s": progress.images / progress.train_s,
-            "stream_images_per_s": facts["stream_images_per_s"],
+            **facts["timing"],
         },
         "environment": environment(),
     }
@@ -91,13 +87,21 @@ def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: 
 
 def _groups(config: TrainConfig) -> tuple[Group, ...]:
     """What learns. What can be known to be wrong before data and weights are fetched is refused here."""
-    check_batch_size(config.batch_size, make_mesh())
+    mesh_for(config.batch_size)
     model = create_model(config.arch)
-    params = jax.eval_shape(model.init, jax.random.key(0))["params"]
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    params = variables["params"]
     groups, head = parse_trainable(config.trainable, params), model.spec.head
     if not any(group.holds(head) or is_within(group.name, head) for group in groups):
         raise UserError(
             f"--trainable {config.trainable} leaves out the head, which is new and drawn at random: add {head}"
+        )
+    live = live_batch_norms(variables["batch_stats"], groups, config.frozen_bn)
+    start = first_moving(model.spec.units, label_tree(params, groups), live)
+    if config.cache_features in ("device", "host", "disk") and start == model.spec.units[0]:
+        raise UserError(
+            f"--cache-features {config.cache_features} keeps what the layers below the lowest that learns give, and "
+            f"here there are none: use --cache-features auto, a smaller --trainable, or --frozen-bn eval"
         )
     return groups
 
@@ -139,67 +143,6 @@ def _banner(weights: str) -> str:
     return "\n".join([edge, *(f"* {line:<{width}} *" for line in lines), edge])
 
 
-def _assemble(
-    config: TrainConfig,
-    folder: Path,
-    dataset: Dataset,
-    contract: Contract,
-    variables: Variables,
-    groups: tuple[Group, ...],
-    started: float,
-    say: Say,
-) -> tuple[Job, TrainState, dict[str, Any]]:
-    """Freeze, build and compile; the loop's job, its first state, and facts for the report."""
-    model, objective, mesh = contract.model(), contract.objective(), make_mesh()
-    labels = label_tree(variables["params"], groups)
-    live = live_batch_norms(variables["batch_stats"], groups, config.frozen_bn)
-    say(_plan(config, dataset))
-    say(describe(variables["params"], labels, groups, live, len(flatten(variables["batch_stats"])) // 2))
-    total_steps = config.epochs * steps_per_epoch(config, dataset.records)
-    optimizer = make_optimizer(config, groups, labels, total_steps)
-    state = replicate(init_state(variables, optimizer), mesh)
-    feed = make_feed(dataset.images, dataset.records.age, mesh, config.memory_budget)
-    stream = None if isinstance(feed.images, jax.Array) else rate(feed, config.batch_size)
-    if stream is not None:
-        say(f"more images than the memory budget allows: streamed from the disk, up to {stream:,.0f} a second")
-    step = make_train_step(
-        model,
-        objective,
-        optimizer,
-        labels,
-        live,
-        (contract.mean, contract.std),
-        use_augment=config.augment,
-        average_decay=config.ema,
-        seed=config.seed,
-        mesh=mesh,
-    )
-    predict = make_predict_step(model, objective, (contract.mean, contract.std), mesh)
-    lowered = time.perf_counter()
-    rows = np.zeros(config.batch_size, np.int32)
-    (batch,) = batches(feed, [rows])
-    compiled = step.lower(state, *batch, np.ones(rows.shape, np.float32)).compile()
-    compiled_predict = predict.lower(state.average, batch[0], rows).compile()
-    compile_s = time.perf_counter() - lowered
-    say(f"compiled in {compile_s:.1f} s")
-    learns = jax.tree.map(lambda leaf, on: leaf.size * on, variables["params"], trainable_mask(labels))
-    network = {
-        "parameters": count(variables["params"]),
-        "trainable_parameters": sum(jax.tree.leaves(learns)),
-        "frozen_bn": config.frozen_bn,
-    }
-    schedule = make_schedule(config, total_steps)
-    job = Job(config, folder, dataset.records, feed, compiled, compiled_predict, schedule, mesh, say, started)
-    return job, state, {"network": network, "compile_s": compile_s, "stream_images_per_s": stream}
-
-
-def _plan(config: TrainConfig, dataset: Dataset) -> str:
-    counts = ", ".join(f"{len(dataset.records.rows_of(split))} {split}" for split in SPLITS)
-    size = dataset.images.shape[1]
-    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    return f"{dataset.name}: {counts} images of {size} px\n{config.arch}, {config.loss}, on {devices}:"
-
-
 def _describe_data(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     return {
         "name": dataset.name,
@@ -211,18 +154,18 @@ def _describe_data(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _test(job: Job, best: Variables) -> dict[str, Any]:
+def _test(job: Job, dataset: Dataset, best: Variables) -> dict[str, Any]:
     """Both scored splits with intervals; the test split is read here and nowhere else."""
     scored: dict[str, Any] = {}
     for split in ("validation", "test"):
         rows = job.records.rows_of(split)
         part = job.records.take(rows)
-        prediction = predict_rows(job.predict_step, best, job.feed, rows, job.config.batch_size)
+        prediction = predict_rows(job.predict_step, best, job.learning.feed, rows, job.predict_batch)
         scored[split] = summary(prediction, part.age, part.identity, job.config.seed)
     scored["test"] |= _by_acquaintance(job, part, prediction)
     write_predictions(job.folder / "predictions.csv", part, prediction)
     if job.config.data is None:
-        _show_faces(job, rows, prediction)
+        _show_faces(job.folder, dataset, rows, prediction)
     scored["test"]["age_bands"] = age_bands(prediction, part.age)
     title = f"{job.config.arch}, {job.config.trainable}: test"
     scatter(job.folder / "scatter.png", prediction, part.age, scored["test"]["plcc"], scored["test"]["srocc"], title)
@@ -244,12 +187,12 @@ def _by_acquaintance(job: Job, part: Records, prediction: np.ndarray) -> dict[st
         }
 
 
-def _show_faces(job: Job, rows: np.ndarray, prediction: np.ndarray) -> None:
+def _show_faces(folder: Path, dataset: Dataset, rows: np.ndarray, prediction: np.ndarray) -> None:
     """Some drawn faces in the order of their ages, with age and prediction; of people nothing is ever copied."""
-    ages = job.records.age[rows]
+    ages = dataset.records.age[rows]
     shown = np.argsort(ages, kind="stable")[:: max(1, len(rows) // 48)]
     captions = [f"{age:.0f} → {guess:.0f}" for age, guess in zip(ages[shown], prediction[shown], strict=True)]
-    contact_sheet(job.folder / "faces.png", np.asarray(job.feed.images[rows[shown]]), captions, columns=8)
+    contact_sheet(folder / "faces.png", dataset.images[rows[shown]], captions, columns=8)
 
 
 def _write_results(job: Job, best: Variables, contract: Contract, progress: Progress, report: dict[str, Any]) -> None:

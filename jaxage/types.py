@@ -2,13 +2,16 @@
 
 from typing import Any, Literal
 
-from jaxtyping import Array, Float, UInt8
+import numpy as np
+from jaxtyping import Array, Float, Shaped, UInt8
 
 Arch = Literal["resnet18", "mobilenet_v2"]
 Dtype = Literal["float32", "bfloat16"]
 LossName = Literal["l1", "mse", "huber", "dldl"]
 FrozenBatchNorm = Literal["eval", "train"]
 Split = Literal["train", "validation", "test"]
+CacheFeatures = Literal["auto", "off", "device", "host", "disk"]
+Solver = Literal["adamw", "ridge"]
 SplitRule = Literal["random", "identity"]
 
 Images = Float[Array, "batch height width 3"]
@@ -16,6 +19,9 @@ Images = Float[Array, "batch height width 3"]
 
 RawImages = UInt8[Array, "batch height width 3"]
 """RGB as stored, 0-255."""
+
+Items = Shaped[Array | np.ndarray, "n *item"]
+"""What is learned from: images, uint8 (n, height, width, 3), or features of a frozen prefix, (n, ...)."""
 
 Ages = Float[Array, " batch"]
 """Years."""

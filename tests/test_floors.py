@@ -10,12 +10,12 @@ import jaxage
 PACKAGE = Path(next(iter(jaxage.__path__)))
 
 FLOORS = [
-    {"config", "types", "locks"},
-    {"metrics", "losses", "trees", "models", "data"},
+    {"config", "types", "locks", "runtime"},
+    {"metrics", "losses", "trees", "models", "data", "order"},
     {"pretrained", "freeze"},
-    {"optim"},
-    {"state", "steps", "mesh", "checkpoint", "run", "export", "feed"},
-    {"fit", "train", "evaluate", "predict", "convert", "prepare", "load", "report"},
+    {"optim", "sources"},
+    {"state", "steps", "mesh", "checkpoint", "run", "export", "feed", "features", "placement"},
+    {"learning", "assemble", "fit", "train", "evaluate", "predict", "convert", "prepare", "load", "report"},
     {"cli", "__init__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -11,18 +11,22 @@ from jaxage.models.layers import BatchNorm, Conv, Linear, pool
 from jaxage.models.registry import Model, Output, Spec
 from jaxage.types import Variables
 
+UNITS = ("conv1", "layer4", "avgpool", "fc")
+
 
 class _Tiny(nn.Module):
     outputs: int
     live: Collection[str] = frozenset()
+    units: Collection[str] = UNITS
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
-        x = Conv(4, stride=2, name="conv1")(x)
-        x = nn.relu(BatchNorm(live=self.live, name="bn1")(x))
-        x = Conv(8, stride=2, name="layer4")(x)
-        x = nn.relu(BatchNorm(live=self.live, name="bn4")(x))
-        return Linear(self.outputs, name="fc")(pool(x))
+        if "conv1" in self.units:
+            x = nn.relu(BatchNorm(live=self.live, name="bn1")(x, Conv(4, stride=2, name="conv1")))
+        if "layer4" in self.units:
+            x = nn.relu(BatchNorm(live=self.live, name="bn4")(x, Conv(8, stride=2, name="layer4")))
+        x = pool(x) if "avgpool" in self.units else x
+        return Linear(self.outputs, name="fc")(x) if "fc" in self.units else x
 
 
 def tiny_model(outputs: int = 1) -> Model:
@@ -31,8 +35,14 @@ def tiny_model(outputs: int = 1) -> Model:
     def init(key: Any) -> Variables:
         return dict(_Tiny(outputs).init(key, jnp.zeros((1, 8, 8, 3))))
 
-    def apply(variables: Variables, images: Any, *, live: Any = frozenset(), dropout_key: Any = None) -> Output:
-        logits, changed = _Tiny(outputs, live).apply(variables, images, mutable=["batch_stats"])
+    def apply(
+        variables: Variables, images: Any, *, start: str = "conv1", live: Any = frozenset(), dropout_key: Any = None
+    ) -> Output:
+        part = _Tiny(outputs, live, UNITS[UNITS.index(start) :])
+        logits, changed = part.apply(variables, images, mutable=["batch_stats"])
         return Output(logits, jax.tree.map(jnp.asarray, changed["batch_stats"]), {"fc": logits})
 
-    return Model(init, apply, Spec("resnet18", ("fc",), "fc", outputs))
+    def features(variables: Variables, images: Any, stop: str) -> Any:
+        return _Tiny(outputs, units=UNITS[: UNITS.index(stop)]).apply(variables, images)
+
+    return Model(init, apply, features, Spec("resnet18", ("fc",), UNITS, "fc", outputs))

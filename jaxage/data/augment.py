@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxage.types import Images, RawImages
 
@@ -28,6 +28,21 @@ def augment(key: Array, images: Images) -> Images:
     rows, columns = _crop_matrices(crop_key, *images.shape[:3])
     images = jnp.einsum("byh,bhwc,bxw->byxc", rows, images, columns)
     return _colour(colour_key, images)
+
+
+def view(key: Array, images: Images, codes: Int[Array, " batch"], views: int) -> Images:
+    """Each image as the view `code % views` of it: itself (0), its mirror (1), or a random crop and flip of its own.
+
+    `code // views` is the image's number: the same code gives the same crop, in any batch. Values stay in 0-1.
+    """
+    which = (codes % views)[:, None, None, None]
+    chosen = jnp.where(which == 1, images[:, :, ::-1], images)
+    if views <= 2:
+        return chosen
+    keys = jax.vmap(lambda code: jax.random.fold_in(key, code))(codes)
+    rows, columns = jax.vmap(lambda each: _crop_matrices(each, 1, *images.shape[1:3]))(keys)
+    crops = jnp.einsum("byh,bhwc,bxw->byxc", rows[:, 0], images, columns[:, 0])
+    return jnp.where(which > 1, crops, chosen)
 
 
 def _crop_matrices(

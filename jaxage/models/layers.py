@@ -6,7 +6,7 @@ products, and depthwise ones as shifted multiply-adds, because XLA's own convolu
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from jaxage.types import UserError
 
 Initializer = Callable[..., Array]
 FeatureMap = Float[Array, "batch _ _ _"]
+Part = Callable[..., nn.Module] | None
 
 _SMALL_MAP = 49
 """Positions of an output up to which a matrix product is the faster form on the CPU."""
@@ -92,11 +93,13 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: FeatureMap) -> FeatureMap:
-        """NHWC in `dtype`."""
+    def __call__(self, x: FeatureMap, gain: Float[Array, " features"] | None = None) -> FeatureMap:
+        """NHWC in `dtype`, each channel of it times its `gain`."""
         size, padding = self.kernel_size, self.kernel_size // 2
         inputs = 1 if self.depthwise else x.shape[-1]
         kernel = self.param("kernel", kaiming_fan_out, (size, size, inputs, self.features), jnp.float32)
+        if gain is not None:
+            kernel = kernel * gain[None, None, None]
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         on_cpu = jax.default_backend() == "cpu"
         if on_cpu and self.depthwise:
@@ -112,34 +115,37 @@ class BatchNorm(nn.Module):
 
     A module whose dotted path is in `live` normalises by the batch's mean and biased variance and moves its running
     statistics, with the unbiased variance (torch's training mode); every other one normalises by its running
-    statistics, which stay as they are (torch's eval mode).
+    statistics, which stay as they are (torch's eval mode), as part of the convolution before it.
     """
 
     live: Collection[str] = frozenset()
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: FeatureMap) -> FeatureMap:
-        """NHWC in `dtype`. Raises UserError for a live module that sees one value per channel."""
-        shape = (x.shape[-1],)
+    def __call__(self, x: FeatureMap, conv: Conv) -> FeatureMap:
+        """Normalises `conv(x)`, NHWC in `dtype`. Raises UserError for a live module that sees one value per channel."""
+        shape = (conv.features,)
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         mean, var = running_mean.value, running_var.value
         path = ".".join(self.path)
-        x = x.astype(jnp.float32)
-        if path in self.live:
-            count = x.size // x.shape[-1]
-            if count < 2:
-                raise UserError(
-                    f"{path}: a BatchNorm in training mode needs more than one value per channel, got 1; use a larger "
-                    "--batch-size or --image-size"
-                )
-            mean = x.mean((0, 1, 2))
-            var = jnp.square(x - mean[None, None, None]).mean((0, 1, 2))
-            running_mean.value += 0.1 * (mean - running_mean.value)
-            running_var.value += 0.1 * (var * (count / (count - 1)) - running_var.value)
+        if path not in self.live:
+            gain = scale * lax.rsqrt(var + 1e-5)
+            x = conv(x, gain).astype(jnp.float32) + (bias - mean * gain)[None, None, None]
+            return x.astype(self.dtype)
+        x = conv(x).astype(jnp.float32)
+        count = x.size // x.shape[-1]
+        if count < 2:
+            raise UserError(
+                f"{path}: a BatchNorm in training mode needs more than one value per channel, got 1; use a larger "
+                "--batch-size or --image-size"
+            )
+        mean = x.mean((0, 1, 2))
+        var = jnp.square(x - mean[None, None, None]).mean((0, 1, 2))
+        running_mean.value += 0.1 * (mean - running_mean.value)
+        running_var.value += 0.1 * (var * (count / (count - 1)) - running_var.value)
         gain = scale * lax.rsqrt(var + 1e-5)
         x = (x - mean[None, None, None]) * gain[None, None, None] + bias[None, None, None]
         return x.astype(self.dtype)
@@ -160,17 +166,31 @@ class Linear(nn.Module):
 
 
 class Sequential(nn.Module):
-    """`torch.nn.Sequential`: children named "0", "1", ...; a part that is None keeps its number and does nothing."""
+    """`torch.nn.Sequential`: children named "0", "1", ...; a part that is None keeps its number and does nothing.
 
-    parts: tuple[Callable[..., nn.Module] | None, ...]
+    A `Conv` is run by the `BatchNorm` that follows it.
+    """
+
+    parts: tuple[Part, ...]
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """The parts, one after the other."""
+        conv: Any = None
         for i, part in enumerate(self.parts):
-            if part is not None:
-                x = part(name=str(i))(x)
+            if part is None:
+                continue
+            module = part(name=str(i))
+            if isinstance(module, Conv):
+                conv = module
+            else:
+                x = module(x, conv) if isinstance(module, BatchNorm) else module(x)
         return x
+
+
+def chosen(parts: Sequence[Part], name: str, units: Collection[str]) -> tuple[Part, ...]:
+    """For a `Sequential` of this name: the parts that are among `units`, None for the others."""
+    return tuple(part if f"{name}.{i}" in units else None for i, part in enumerate(parts))
 
 
 def pool(x: FeatureMap) -> Float[Array, "batch channels"]:

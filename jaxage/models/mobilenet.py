@@ -8,10 +8,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxage.models.layers import BatchNorm, Conv, FeatureMap, Linear, Sequential, pool
-from jaxage.types import Images, Logits
+from jaxage.models.layers import BatchNorm, Conv, FeatureMap, Linear, Sequential, chosen, pool
 
 STAGES = (*(f"features.{i}" for i in range(19)), "avgpool", "classifier")
+UNITS = STAGES
+"""The network as a chain: each unit takes what the one before it gives."""
 
 _EXPANSION_CHANNELS_REPEATS_STRIDE = (
     (1, 16, 1, 1),
@@ -33,7 +34,7 @@ class ConvNormReLU6(nn.Module):
     @nn.compact
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """NHWC."""
-        return nn.relu6(self.norm(name="1")(self.conv(name="0")(x)))
+        return nn.relu6(self.norm(name="1")(x, self.conv(name="0")))
 
 
 class InvertedResidual(nn.Module):
@@ -59,14 +60,15 @@ class InvertedResidual(nn.Module):
 
 
 class Features(nn.Module):
-    """The trunk, `features.0` to `features.18`."""
+    """The trunk, `features.0` to `features.18`, or those of them that are in `units`."""
 
     conv: Any
     norm: Any
+    units: Collection[str]
 
     @nn.compact
-    def __call__(self, x: FeatureMap) -> tuple[FeatureMap, ...]:
-        """The activations of all nineteen modules."""
+    def __call__(self, x: FeatureMap) -> tuple[FeatureMap, dict[str, Array]]:
+        """What the last module gives, and the activations of all."""
         unit = partial(ConvNormReLU6, norm=self.norm)
         block = partial(InvertedResidual, conv=self.conv, norm=self.norm)
         modules: list[Callable[..., nn.Module]] = [partial(unit, partial(self.conv, 32, stride=2))]
@@ -74,28 +76,36 @@ class Features(nn.Module):
             strides = (stride, *(1,) * (repeats - 1))
             modules += [partial(block, features, s, expansion) for s in strides]
         modules.append(partial(unit, partial(self.conv, 1280, kernel_size=1)))
-        maps = []
-        for i, module in enumerate(modules):
-            x = module(name=str(i))(x)
-            maps.append(x)
-        return tuple(maps)
+        maps = {}
+        for i, module in enumerate(chosen(modules, "features", self.units)):
+            if module is not None:
+                maps[f"features.{i}"] = x = module(name=str(i))(x)
+        return x, maps
 
 
 class MobileNetV2(nn.Module):
-    """The network; its stages are `STAGES`."""
+    """The network, or those of its `UNITS` that are in `units`; its stages are `STAGES`."""
 
     outputs: int
     live: Collection[str] = frozenset()
     dtype: Any = jnp.float32
+    units: Collection[str] = UNITS
 
     @nn.compact
-    def __call__(self, images: Images, dropout: bool = False) -> tuple[Logits, dict[str, Array]]:
-        """Float32 (batch, outputs) and the activation of each stage; `dropout` (0.2) wants an rng of that name."""
-        conv = partial(Conv, dtype=self.dtype)
-        norm = partial(BatchNorm, live=self.live, dtype=self.dtype)
-        maps = Features(conv, norm, name="features")(images)
-        pooled = pool(maps[-1])
-        dropped = nn.Dropout(0.2, deterministic=not dropout)(pooled)
-        logits = Sequential((None, partial(Linear, self.outputs)), name="classifier")(dropped)
-        stages: dict[str, Array] = {f"features.{i}": x for i, x in enumerate(maps)}
-        return logits, stages | {"avgpool": pooled, "classifier": logits}
+    def __call__(self, x: Array, dropout: bool = False) -> tuple[Array, dict[str, Array]]:
+        """What the last unit gives and the activation of each stage; `dropout` (0.2) wants an rng of that name.
+
+        Normalised images (batch, height, width, 3), or what the unit before the first gives, to float32 (batch,
+        outputs), or what the last unit gives.
+        """
+        stages: dict[str, Array] = {}
+        if any(unit.startswith("features") for unit in self.units):
+            conv = partial(Conv, dtype=self.dtype)
+            norm = partial(BatchNorm, live=self.live, dtype=self.dtype)
+            x, stages = Features(conv, norm, self.units, name="features")(x)
+        if "avgpool" in self.units:
+            stages["avgpool"] = x = pool(x)
+        if "classifier" in self.units:
+            x = nn.Dropout(0.2, deterministic=not dropout)(x)
+            stages["classifier"] = x = Sequential((None, partial(Linear, self.outputs)), name="classifier")(x)
+        return x, stages

@@ -29,10 +29,13 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class Spec:
-    """What is fixed by the architecture: its name, stages from input to output, head, and number of outputs."""
+    """What is fixed by the architecture: its name, stages from input to output, units (the chain of which any tail
+    can be run by itself), head, and number of outputs.
+    """
 
     arch: Arch
     stages: tuple[str, ...]
+    units: tuple[str, ...]
     head: str
     outputs: int
 
@@ -41,18 +44,22 @@ class Model(NamedTuple):
     """A network as functions.
 
     init(key) -> Variables: float32, torch's initialisation.
-    apply(variables, images, *, live=frozenset(), dropout_key=None) -> Output: `images` are float32 NHWC, normalised;
-        `live` names the BatchNorm modules that normalise by the batch; dropout is on if a key is given.
+    apply(variables, images, *, start=first unit, live=frozenset(), dropout_key=None) -> Output: `images` are float32
+        NHWC, normalised, or, with another `start`, what `features` gives for it; `live` names the BatchNorm modules
+        that normalise by the batch; dropout is on if a key is given.
+    features(variables, images, stop) -> Array: what the unit `stop` takes, (batch, ...) in the trunk's dtype, with
+        every BatchNorm by running statistics; the images themselves for the first unit.
     """
 
     init: Callable[[Array], Variables]
     apply: Callable[..., Output]
+    features: Callable[[Variables, Images, str], Array]
     spec: Spec
 
 
-_NETWORKS: dict[Arch, tuple[type[nn.Module], tuple[str, ...], str]] = {
-    "resnet18": (resnet.ResNet18, resnet.STAGES, "fc"),
-    "mobilenet_v2": (mobilenet.MobileNetV2, mobilenet.STAGES, "classifier"),
+_NETWORKS: dict[Arch, tuple[type[nn.Module], tuple[str, ...], tuple[str, ...], str]] = {
+    "resnet18": (resnet.ResNet18, resnet.STAGES, resnet.UNITS, "fc"),
+    "mobilenet_v2": (mobilenet.MobileNetV2, mobilenet.STAGES, mobilenet.UNITS, "classifier"),
 }
 
 
@@ -64,7 +71,7 @@ def create_model(arch: Arch, *, outputs: int = 1, dtype: Dtype = "float32") -> M
     """
     if arch not in _NETWORKS:
         raise ValueError(f"unknown arch {arch!r}: choose one of {', '.join(get_args(Arch))}")
-    network, stages, head = _NETWORKS[arch]
+    network, stages, units, head = _NETWORKS[arch]
     build = partial(network, outputs, dtype=jnp.dtype(dtype))
 
     def init(key: Array) -> Variables:
@@ -73,16 +80,22 @@ def create_model(arch: Arch, *, outputs: int = 1, dtype: Dtype = "float32") -> M
 
     def apply(
         variables: Variables,
-        images: Images,
+        images: Array,
         *,
+        start: str = units[0],
         live: frozenset[str] = frozenset(),
         dropout_key: Array | None = None,
     ) -> Output:
         rngs: Any = None if dropout_key is None else {"dropout": dropout_key}
         dropout = dropout_key is not None
-        (logits, stages), changed = build(live=live).apply(
+        part = build(live=live, units=units[units.index(start) :])
+        (logits, activations), changed = part.apply(
             variables, images, dropout=dropout, rngs=rngs, mutable=["batch_stats"]
         )
-        return Output(logits, changed["batch_stats"], stages)
+        return Output(logits, changed["batch_stats"], activations)
 
-    return Model(init, apply, Spec(arch, stages, head, outputs))
+    def features(variables: Variables, images: Images, stop: str) -> Array:
+        result: Array = build(units=units[: units.index(stop)]).apply(variables, images)[0]
+        return result
+
+    return Model(init, apply, features, Spec(arch, stages, units, head, outputs))

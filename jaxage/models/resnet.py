@@ -8,10 +8,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxage.models.layers import BatchNorm, Conv, FeatureMap, Linear, Sequential, pool
-from jaxage.types import Images, Logits
+from jaxage.models.layers import BatchNorm, Conv, FeatureMap, Linear, Sequential, chosen, pool
 
 STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "avgpool", "fc")
+UNITS = ("conv1", *(f"layer{i}.{j}" for i in (1, 2, 3, 4) for j in (0, 1)), "avgpool", "fc")
+"""The network as a chain: each unit takes what the one before it gives; `conv1` reaches to the pooling."""
 
 
 class BasicBlock(nn.Module):
@@ -26,10 +27,8 @@ class BasicBlock(nn.Module):
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """NHWC; height and width are divided by `stride`."""
         shortcut = x
-        x = self.conv(self.features, stride=self.stride, name="conv1")(x)
-        x = nn.relu(self.norm(name="bn1")(x))
-        x = self.conv(self.features, name="conv2")(x)
-        x = self.norm(name="bn2")(x)
+        x = nn.relu(self.norm(name="bn1")(x, self.conv(self.features, stride=self.stride, name="conv1")))
+        x = self.norm(name="bn2")(x, self.conv(self.features, name="conv2"))
         if self.stride != 1 or shortcut.shape[-1] != self.features:
             projection = partial(self.conv, self.features, kernel_size=1, stride=self.stride)
             shortcut = Sequential((projection, self.norm), name="downsample")(shortcut)
@@ -37,28 +36,39 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """The network; its stages are `STAGES`."""
+    """The network, or those of its `UNITS` that are in `units`; its stages are `STAGES`."""
 
     outputs: int
     live: Collection[str] = frozenset()
     dtype: Any = jnp.float32
+    units: Collection[str] = UNITS
 
     @nn.compact
-    def __call__(self, images: Images, dropout: bool = False) -> tuple[Logits, dict[str, Array]]:
-        """Float32 (batch, outputs) and the activation of each stage; `dropout` changes nothing here."""
+    def __call__(self, x: Array, dropout: bool = False) -> tuple[Array, dict[str, Array]]:
+        """What the last unit gives and the activation of each stage; `dropout` changes nothing here.
+
+        Normalised images (batch, height, width, 3), or what the unit before the first gives, to float32 (batch,
+        outputs), or what the last unit gives.
+        """
         conv = partial(Conv, dtype=self.dtype)
         norm = partial(BatchNorm, live=self.live, dtype=self.dtype)
         block = partial(BasicBlock, conv=conv, norm=norm)
         stages = {}
-        stages["conv1"] = conv(64, kernel_size=7, stride=2, name="conv1")(images)
-        stages["bn1"] = norm(name="bn1")(stages["conv1"])
-        x = _max_pool(nn.relu(stages["bn1"]))
+        if "conv1" in self.units:
+            stem = conv(64, kernel_size=7, stride=2, name="conv1")
+            stages["conv1"] = stem(x)
+            stages["bn1"] = norm(name="bn1")(x, stem)
+            x = _max_pool(nn.relu(stages["bn1"]))
         for i, features in enumerate((64, 128, 256, 512), start=1):
+            name = f"layer{i}"
             blocks = (partial(block, features, min(i, 2)), partial(block, features, 1))
-            stages[f"layer{i}"] = x = Sequential(blocks, name=f"layer{i}")(x)
-        stages["avgpool"] = pool(x)
-        stages["fc"] = logits = Linear(self.outputs, name="fc")(stages["avgpool"])
-        return logits, stages
+            x = Sequential(chosen(blocks, name, self.units), name=name)(x)
+            stages[name] = x
+        if "avgpool" in self.units:
+            stages["avgpool"] = x = pool(x)
+        if "fc" in self.units:
+            stages["fc"] = x = Linear(self.outputs, name="fc")(x)
+        return x, stages
 
 
 def _max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b y x c"]:

@@ -17,7 +17,7 @@ PUBLISHED_COUNTS = {"resnet18": 11_689_512, "mobilenet_v2": 3_504_872}
 def ready(request: pytest.FixtureRequest) -> tuple[Any, Any, Any]:
     """A model whose `apply` is compiled, its variables, and images of an odd size."""
     model = create_model(request.param, outputs=3)
-    compiled = model._replace(apply=jax.jit(model.apply, static_argnames="live"))
+    compiled = model._replace(apply=jax.jit(model.apply, static_argnames=("live", "start")))
     return compiled, model.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (2, 33, 40, 3))
 
 
@@ -34,6 +34,19 @@ def test_every_stage_can_be_read(ready: Any) -> None:
     np.testing.assert_array_equal(output.stages[model.spec.head], output.logits)
     assert output.logits.shape == (2, 3)
     assert all(np.isfinite(value).all() for value in output.stages.values())
+
+
+def test_any_cut_gives_the_same(ready: Any) -> None:
+    model, variables, images = ready
+    whole = model.apply(variables, images).logits
+    features = jax.jit(model.features, static_argnums=2)
+    for unit in model.spec.units[-1::-4]:
+        tail = model.apply(variables, features(variables, images, unit), start=unit)
+        np.testing.assert_allclose(tail.logits, whole, rtol=1e-5, atol=1e-5, err_msg=unit)
+        assert flatten(tail.batch_stats).keys() == flatten(variables["batch_stats"]).keys()
+    np.testing.assert_array_equal(features(variables, images, model.spec.units[0]), images)
+    pooled = model.apply(variables, images).stages["avgpool"]
+    np.testing.assert_allclose(features(variables, images, model.spec.head), pooled, rtol=1e-5, atol=1e-5)
 
 
 def test_running_statistics_move_only_where_asked(ready: Any) -> None:

@@ -1,0 +1,124 @@
+"""From settings, data and weights to what the loop needs: frozen, compiled, and the first state."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxage.config import TrainConfig, cache_folder
+from jaxage.data.records import SPLITS
+from jaxage.data.store import Dataset
+from jaxage.export import Contract
+from jaxage.features import Learning, Prefix
+from jaxage.feed import dispatches, make_feed, rate
+from jaxage.fit import Job, steps_per_epoch
+from jaxage.freeze import Group, describe, first_moving, label_tree, live_batch_norms, trainable_mask
+from jaxage.learning import choose_learning
+from jaxage.mesh import mesh_for, replicate
+from jaxage.optim import make_optimizer, make_schedule
+from jaxage.order import epoch_order
+from jaxage.state import TrainState, init_state
+from jaxage.steps import make_predict_step, make_train_step
+from jaxage.trees import count, flatten
+from jaxage.types import Variables
+
+_MOST_PER_DISPATCH = 64
+_HEAD_BATCH = 4096
+
+Say = Callable[[str], None]
+
+
+def assemble(
+    config: TrainConfig,
+    folder: Path,
+    dataset: Dataset,
+    contract: Contract,
+    variables: Variables,
+    groups: tuple[Group, ...],
+    started: float,
+    say: Say,
+) -> tuple[Job, TrainState, dict[str, Any]]:
+    """The loop's job, its first state, and facts for the report (`network` and `timing`)."""
+    model, objective, mesh = contract.model(), contract.objective(), mesh_for(config.batch_size)
+    labels = label_tree(variables["params"], groups)
+    live = live_batch_norms(variables["batch_stats"], groups, config.frozen_bn)
+    say(_plan(config, dataset))
+    say(describe(variables["params"], labels, groups, live, len(flatten(variables["batch_stats"])) // 2))
+    steps = steps_per_epoch(config, dataset.records)
+    optimizer = make_optimizer(config, groups, labels, config.epochs * steps)
+    state = replicate(init_state(variables, optimizer), mesh)
+    prefix = Prefix(
+        model=model,
+        variables={"params": state.params, "batch_stats": state.batch_stats},
+        channels=(contract.mean, contract.std),
+        start=first_moving(model.spec.units, labels, live),
+        feed=make_feed(dataset.images, dataset.records.age, mesh, config.memory_budget),
+        train_rows=dataset.records.rows_of("train"),
+        views=config.views if config.augment else 1,
+        seed=config.seed,
+    )
+    learning = choose_learning(config, prefix, dataset.sha256, cache_folder(), say)
+    head_only = learning.feed is not prefix.feed and learning.source.start == model.spec.head
+    stream = None if learning.feed.resident else rate(learning.feed, config.batch_size)
+    if stream is not None:
+        say(f"more than the memory budget allows: streamed, up to {stream:,.0f} images a second")
+
+    lowered = time.perf_counter()
+    train_steps: dict[int, Any] = {
+        count: make_train_step(
+            model,
+            objective,
+            optimizer,
+            labels,
+            live,
+            learning.source,
+            average_decay=config.ema,
+            seed=config.seed,
+            mesh=mesh,
+            count=count,
+        )
+        for count in {1, steps_per_dispatch(steps, learning)}
+    }
+    most = max(train_steps)
+    order = epoch_order(learning.slots, config.seed, 1, config.batch_size)
+    arguments = next(dispatches(learning.feed, order, 0, most))
+    train_steps[most] = train_steps[most].lower(state, *arguments).compile()
+    predict: Any = make_predict_step(model, objective, learning.source, mesh)
+    predict_batch = _HEAD_BATCH if head_only else config.batch_size
+    rows = np.zeros(predict_batch, np.int32)
+    predict = predict.lower(state.average, arguments[0], rows).compile()
+    compile_s = time.perf_counter() - lowered
+    say(f"compiled in {compile_s:.1f} s")
+
+    learns = jax.tree.map(lambda leaf, on: leaf.size * on, variables["params"], trainable_mask(labels))
+    network = {
+        "parameters": count(variables["params"]),
+        "trainable_parameters": sum(jax.tree.leaves(learns)),
+        "frozen_bn": config.frozen_bn,
+    }
+    schedule = make_schedule(config, config.epochs * steps)
+    job = Job(
+        config, folder, dataset.records, learning, train_steps, predict, predict_batch, schedule, mesh, say, started
+    )
+    return job, state, {"network": network, "timing": {"compile_s": compile_s, "stream_images_per_s": stream}}
+
+
+def steps_per_dispatch(steps: int, learning: Learning) -> int:
+    """How many steps the device does at a time: the largest divisor of an epoch's steps, up to 64.
+
+    One on the CPU, where XLA's convolutions are slow inside a loop and a dispatch costs nothing beside them, and one
+    where batches are streamed.
+    """
+    if not learning.feed.resident or learning.feed.mesh.devices.flat[0].platform == "cpu":
+        return 1
+    return max(divisor for divisor in range(1, _MOST_PER_DISPATCH + 1) if steps % divisor == 0)
+
+
+def _plan(config: TrainConfig, dataset: Dataset) -> str:
+    counts = ", ".join(f"{len(dataset.records.rows_of(split))} {split}" for split in SPLITS)
+    size = dataset.images.shape[1]
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    return f"{dataset.name}: {counts} images of {size} px\n{config.arch}, {config.loss}, on {devices}:"

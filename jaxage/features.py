@@ -1,0 +1,177 @@
+"""The frozen prefix, run once: what the learning part takes, kept for every image and view."""
+
+import hashlib
+import json
+import os
+import uuid
+from collections import deque
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.stages import Wrapped
+from jaxtyping import Array, Int, Shaped
+from tqdm import tqdm
+
+from jaxage.feed import Feed, batches, make_feed
+from jaxage.mesh import along_batch, replicated
+from jaxage.models.registry import Model
+from jaxage.order import Slots
+from jaxage.sources import Channels, Source, from_features, from_images
+from jaxage.trees import flatten, is_within
+from jaxage.types import Variables
+
+_VERSION = 1
+BATCH_PER_DEVICE = 32
+_AHEAD = 2
+
+Features = Shaped[np.ndarray, "n *item"]
+
+
+@dataclass(frozen=True, eq=False)
+class Learning:
+    """What the learning part of a network is fed with: `slots` say where `feed` has the training images' views."""
+
+    feed: Feed
+    slots: Slots
+    source: Source
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """A network below the unit `start`, as a constant function of the images in `feed`.
+
+    `train_rows` of them are wanted as each of `views` views (see `jaxage.data.augment.view`), the others as they are.
+    """
+
+    model: Model
+    variables: Variables
+    channels: Channels
+    start: str
+    feed: Feed
+    train_rows: np.ndarray
+    views: int
+    seed: int
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """(n, ...) of all features: of every image, then of the further views of each training image."""
+        return len(self.feed.items) + len(self.train_rows) * (self.views - 1), *self._item.shape[1:]
+
+    @cached_property
+    def dtype(self) -> np.dtype:
+        """Of the features: what the trunk computes in, float32 after the pooling."""
+        return np.dtype(self._item.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all features."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    @cached_property
+    def slots(self) -> Slots:
+        """Where the views of each training image are."""
+        further = len(self.feed.items) + np.arange(len(self.train_rows) * (self.views - 1))
+        return np.column_stack([self.train_rows, further.reshape(len(self.train_rows), -1)]).astype(np.int32)
+
+    @cached_property
+    def _item(self) -> jax.ShapeDtypeStruct:
+        images = jax.ShapeDtypeStruct((1, *self.feed.items.shape[1:]), jnp.float32)
+        return jax.eval_shape(lambda v, x: self.model.features(v, x, self.start), self.variables, images)
+
+    @cached_property
+    def extract(self) -> Wrapped:
+        """`extract(variables, images, rows, codes) -> features`, jit-compiled."""
+        views = from_images(self.model, self.channels, start=self.start, views=self.views, seed=self.seed)
+
+        def extract(variables: Variables, images: Array, rows: Int[Array, " b"], codes: Int[Array, " b"]) -> Array:
+            return views.train(jax.random.key(0), variables, images[rows], codes)
+
+        whole, split = replicated(self.feed.mesh), along_batch(self.feed.mesh)
+        return jax.jit(extract, in_shardings=(whole, whole, split, split), out_shardings=split)
+
+
+def run_prefix(prefix: Prefix, out: Features) -> None:
+    """Write the features of every image and view into `out`, in the order of `slots`; as many as it has room for."""
+    n, trained, views = len(prefix.feed.items), len(prefix.train_rows), prefix.views
+    further = [np.repeat(prefix.train_rows, views - 1), np.arange(trained * views).reshape(trained, -1)[:, 1:].ravel()]
+    rows, codes = (np.concatenate(each)[: len(out)] for each in zip((np.arange(n), np.zeros(n)), further, strict=True))
+    size = BATCH_PER_DEVICE * prefix.feed.mesh.size
+    rows, codes = (np.resize(each, (-(-len(rows) // size), size)).astype(np.int32) for each in (rows, codes))
+    waiting: deque[Array] = deque()
+    written = 0
+
+    def write(batch: Array) -> None:
+        nonlocal written
+        part = out[written : written + len(batch)]
+        part[:] = np.asarray(batch)[: len(part)]
+        written += len(part)
+
+    arguments = zip(batches(prefix.feed, rows), codes, strict=True)
+    for (images, _, places), code in tqdm(arguments, "frozen layers", len(rows), leave=False, disable=None):
+        waiting.append(prefix.extract(prefix.variables, images, places, code))
+        if len(waiting) > _AHEAD:
+            write(waiting.popleft())
+    for batch in waiting:
+        write(batch)
+
+
+def feature_key(prefix: Prefix, data_sha256: str) -> str:
+    """SHA-256 of all that the features depend on: images and views, network, weights below the cut, dtype, device."""
+    units = prefix.model.spec.units
+    above = units[units.index(prefix.start) :]
+    leaves = flatten(prefix.variables)
+    below = {
+        name: leaf for name, leaf in leaves.items() if not any(is_within(name.partition(".")[2], u) for u in above)
+    }
+    device = prefix.feed.mesh.devices.flat[0]
+    about = [_VERSION, jax.__version__, device.platform, prefix.model.spec.arch, prefix.dtype.name, prefix.start]
+    views = [prefix.views, prefix.seed if prefix.views > 2 else None, prefix.train_rows.tolist()]
+    digest = hashlib.sha256(json.dumps([*about, data_sha256, prefix.feed.items.shape, prefix.channels, views]).encode())
+    for name, leaf in below.items():
+        digest.update(name.encode() + np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def kept(prefix: Prefix, path: Path) -> Features | None:
+    """The features in the file, memory-mapped, or None if there is none or it is damaged."""
+    try:
+        stored = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    whole = stored.shape == prefix.shape and stored.dtype == _storable(prefix.dtype)
+    return stored.view(prefix.dtype) if whole else None
+
+
+def keep(prefix: Prefix, path: Path) -> Features:
+    """Compute the features into the file, which appears when it is whole, or not at all; memory-mapped."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        out = np.lib.format.open_memmap(partial, "w+", _storable(prefix.dtype), prefix.shape)
+        run_prefix(prefix, out.view(prefix.dtype))
+        out.flush()
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    found = kept(prefix, path)
+    if found is None:
+        raise OSError(f"{path}: what was written reads back otherwise")
+    return found
+
+
+def _storable(dtype: np.dtype) -> np.dtype:
+    """NumPy's files do not know bfloat16."""
+    return dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")
+
+
+def from_store(prefix: Prefix, features: Features, budget: float | None) -> Learning:
+    """These features as what is learned from, on the device if they fit into `budget`."""
+    ages = np.asarray(prefix.feed.ages)
+    every = np.concatenate([ages, np.repeat(ages[prefix.train_rows], prefix.views - 1)])
+    feed = make_feed(features, every, prefix.feed.mesh, budget)
+    return Learning(feed, prefix.slots, from_features(prefix.start))

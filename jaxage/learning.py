@@ -1,0 +1,88 @@
+"""What the learning part of a network is fed with: images, or features of the frozen prefix if that is faster."""
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from jaxage.config import TrainConfig
+from jaxage.features import BATCH_PER_DEVICE, Learning, Prefix, feature_key, from_store, keep, kept, run_prefix
+from jaxage.feed import memory, room
+from jaxage.placement import Costs, Placement, decide
+from jaxage.sources import from_images
+
+_SHARE_OF_DISK, _SHARE_OF_MEMORY = 0.25, 0.5
+
+Say = Callable[[str], None]
+
+
+def choose_learning(config: TrainConfig, prefix: Prefix, data_sha256: str, cache: Path, say: Say) -> Learning:
+    """Images through the frozen prefix at every step, or its features, found in `cache` or computed now.
+
+    What is chosen, and why, is said.
+    """
+    source = from_images(prefix.model, prefix.channels, start=prefix.start, use_augment=config.augment)
+    images = Learning(prefix.feed, prefix.train_rows[:, None].astype(np.int32), source)
+    if config.cache_features == "off" or prefix.start == prefix.model.spec.units[0]:
+        return images
+    path = cache / "features" / f"{feature_key(prefix, data_sha256)}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = kept(prefix, path)
+    place, why = _place(config, prefix, path.parent, stored is not None)
+    say(f"frozen layers, before {prefix.start}: {_PLACES[place]}, {why}")
+    if place == "off":
+        return images
+    if config.augment:
+        say(f"  {prefix.views} views of each training image are stored; crops of each epoch's own and colour are lost")
+    started = time.perf_counter()
+    if place == "disk":
+        budget = config.memory_budget
+        features = keep(prefix, path) if stored is None else stored
+    else:
+        budget = math.inf if place == "device" else 0.0
+        features = np.empty(prefix.shape, prefix.dtype)
+        run_prefix(prefix, features)
+    say(f"  {len(features):,} features ready in {time.perf_counter() - started:.1f} s")
+    return from_store(prefix, features, budget)
+
+
+_PLACES = {
+    "off": "computed at every step",
+    "device": "computed once, kept on the device",
+    "host": "computed once, kept in memory",
+    "disk": "computed once, kept in a file",
+}
+
+
+def _place(config: TrainConfig, prefix: Prefix, folder: Path, found: bool) -> Placement:
+    if config.cache_features != "auto":
+        return Placement(config.cache_features, "as asked")
+    if config.augment and prefix.start != prefix.model.spec.head:
+        return Placement("off", "as more than a head learns from images augmented anew")
+    if found:
+        return Placement("disk", "found there")
+    records, evaluated = len(prefix.feed.items), len(prefix.feed.items) - len(prefix.train_rows)
+    return decide(
+        Costs(
+            nbytes=prefix.nbytes,
+            images=prefix.shape[0],
+            seen=config.epochs * records + evaluated,
+            seconds=_seconds(prefix),
+            device=room(prefix.feed.mesh, config.memory_budget),
+            disk=_SHARE_OF_DISK * shutil.disk_usage(folder).free,
+            host=_SHARE_OF_MEMORY * memory(),
+        )
+    )
+
+
+def _seconds(prefix: Prefix) -> float:
+    """Of the prefix for one image: a few batches, once it is compiled."""
+    some = min(prefix.shape[0], 4 * BATCH_PER_DEVICE * prefix.feed.mesh.size)
+    out = np.empty((some, *prefix.shape[1:]), prefix.dtype)
+    run_prefix(prefix, out[:1])
+    started = time.perf_counter()
+    run_prefix(prefix, out)
+    return (time.perf_counter() - started) / some

@@ -1,0 +1,59 @@
+"""How what a feed holds becomes what the learning part of a network takes."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, Int
+
+from jaxage.data.augment import augment, normalise, to_unit, view
+from jaxage.models.registry import Model
+from jaxage.types import Images, RawImages, Variables
+
+Channels = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each colour, of pixels in 0-1, that the weights expect."""
+
+Codes = Int[Array, " batch"]
+
+
+class Source(NamedTuple):
+    """start: the first unit of the learning part.
+
+    train: (key, variables, items, codes) -> what that unit takes; `codes` say which view of which image is wanted.
+    evaluate: (variables, items) -> the same, of the images as they are.
+    """
+
+    start: str
+    train: Callable[[Array, Variables, Array, Codes], Array]
+    evaluate: Callable[[Variables, Array], Array]
+
+
+def from_images(
+    model: Model,
+    channels: Channels,
+    *,
+    start: str | None = None,
+    use_augment: bool = False,
+    views: int = 1,
+    seed: int = 0,
+) -> Source:
+    """From uint8 images, through the frozen prefix, if `start` is not the network's first unit (default).
+
+    Training images are augmented anew each time (`use_augment`), or are one of `views` views that never change.
+    """
+    first = start or model.spec.units[0]
+
+    def train(key: Array, variables: Variables, images: RawImages, codes: Codes) -> Array:
+        if use_augment:
+            return prefix(variables, augment(key, to_unit(images)))
+        return prefix(variables, view(jax.random.key(seed), to_unit(images), codes, views))
+
+    def prefix(variables: Variables, images: Images) -> Array:
+        return model.features(variables, normalise(images, *channels), first)
+
+    return Source(first, train, lambda variables, images: prefix(variables, to_unit(images)))
+
+
+def from_features(start: str) -> Source:
+    """From features of the frozen prefix, computed before."""
+    return Source(start, lambda key, variables, features, codes: features, lambda variables, features: features)
