@@ -60,7 +60,9 @@ def assemble(
         views=config.views if config.augment else 1,
         seed=config.seed,
     )
-    learning = choose_learning(config, prefix, dataset.sha256, cache_folder(), say)
+    train, validation, test = (len(dataset.records.rows_of(split)) for split in SPLITS)
+    seen = config.epochs * (train + validation) + validation + test
+    learning = choose_learning(config, prefix, seen, dataset.sha256, cache_folder(), say)
     head_only = learning.feed is not prefix.feed and learning.source.start == model.spec.head
     stream = None if learning.feed.resident else rate(learning.feed, config.batch_size)
     if stream is not None:

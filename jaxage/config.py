@@ -9,7 +9,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from jaxage.types import Arch, CacheFeatures, Dtype, FrozenBatchNorm, LossName, SplitRule, UserError
+from jaxage.types import Arch, CacheFeatures, Dtype, FrozenBatchNorm, LossName, Solver, SplitRule, UserError
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,9 @@ class TrainConfig:
 
     views: int = 2
     """How many views of a training image are kept then, in place of augmentation: itself, its mirror, and crops."""
+
+    solver: Solver = "adamw"
+    """"ridge" finds a head of one output in closed form, with the strength that is best on the validation split."""
 
     frozen_bn: FrozenBatchNorm = "eval"
     """Frozen BatchNorm: "eval" keeps its running statistics; "train" does as plain PyTorch does, which normalises by

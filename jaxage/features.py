@@ -16,6 +16,7 @@ from jax.stages import Wrapped
 from jaxtyping import Array, Int, Shaped
 from tqdm import tqdm
 
+from jaxage.data.store import remove_stale
 from jaxage.feed import Feed, batches, make_feed
 from jaxage.mesh import along_batch, replicated
 from jaxage.models.registry import Model
@@ -74,8 +75,9 @@ class Prefix:
     @cached_property
     def slots(self) -> Slots:
         """Where the views of each training image are."""
-        further = len(self.feed.items) + np.arange(len(self.train_rows) * (self.views - 1))
-        return np.column_stack([self.train_rows, further.reshape(len(self.train_rows), -1)]).astype(np.int32)
+        trained, further = len(self.train_rows), self.views - 1
+        places = len(self.feed.items) + np.arange(trained * further).reshape(trained, further)
+        return np.column_stack([self.train_rows, places]).astype(np.int32)
 
     @cached_property
     def _item(self) -> jax.ShapeDtypeStruct:
@@ -97,7 +99,10 @@ class Prefix:
 def run_prefix(prefix: Prefix, out: Features) -> None:
     """Write the features of every image and view into `out`, in the order of `slots`; as many as it has room for."""
     n, trained, views = len(prefix.feed.items), len(prefix.train_rows), prefix.views
-    further = [np.repeat(prefix.train_rows, views - 1), np.arange(trained * views).reshape(trained, -1)[:, 1:].ravel()]
+    further = [
+        np.repeat(prefix.train_rows, views - 1),
+        np.arange(trained * views).reshape(trained, views)[:, 1:].ravel(),
+    ]
     rows, codes = (np.concatenate(each)[: len(out)] for each in zip((np.arange(n), np.zeros(n)), further, strict=True))
     size = BATCH_PER_DEVICE * prefix.feed.mesh.size
     rows, codes = (np.resize(each, (-(-len(rows) // size), size)).astype(np.int32) for each in (rows, codes))
@@ -148,6 +153,7 @@ def kept(prefix: Prefix, path: Path) -> Features | None:
 
 def keep(prefix: Prefix, path: Path) -> Features:
     """Compute the features into the file, which appears when it is whole, or not at all; memory-mapped."""
+    remove_stale(path.parent)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         out = np.lib.format.open_memmap(partial, "w+", _storable(prefix.dtype), prefix.shape)

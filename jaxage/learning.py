@@ -19,10 +19,12 @@ _SHARE_OF_DISK, _SHARE_OF_MEMORY = 0.25, 0.5
 Say = Callable[[str], None]
 
 
-def choose_learning(config: TrainConfig, prefix: Prefix, data_sha256: str, cache: Path, say: Say) -> Learning:
+def choose_learning(
+    config: TrainConfig, prefix: Prefix, seen: int, data_sha256: str, cache: Path, say: Say
+) -> Learning:
     """Images through the frozen prefix at every step, or its features, found in `cache` or computed now.
 
-    What is chosen, and why, is said.
+    `seen` is how many images the run will look at, epochs and tests together. What is chosen, and why, is said.
     """
     source = from_images(prefix.model, prefix.channels, start=prefix.start, use_augment=config.augment)
     images = Learning(prefix.feed, prefix.train_rows[:, None].astype(np.int32), source)
@@ -31,7 +33,7 @@ def choose_learning(config: TrainConfig, prefix: Prefix, data_sha256: str, cache
     path = cache / "features" / f"{feature_key(prefix, data_sha256)}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = kept(prefix, path)
-    place, why = _place(config, prefix, path.parent, stored is not None)
+    place, why = _place(config, prefix, seen, path.parent, stored is not None)
     say(f"frozen layers, before {prefix.start}: {_PLACES[place]}, {why}")
     if place == "off":
         return images
@@ -57,19 +59,20 @@ _PLACES = {
 }
 
 
-def _place(config: TrainConfig, prefix: Prefix, folder: Path, found: bool) -> Placement:
+def _place(config: TrainConfig, prefix: Prefix, seen: int, folder: Path, found: bool) -> Placement:
     if config.cache_features != "auto":
         return Placement(config.cache_features, "as asked")
     if config.augment and prefix.start != prefix.model.spec.head:
         return Placement("off", "as more than a head learns from images augmented anew")
     if found:
         return Placement("disk", "found there")
-    records, evaluated = len(prefix.feed.items), len(prefix.feed.items) - len(prefix.train_rows)
+    if config.solver == "ridge":
+        return Placement("disk", "as the solver needs all of them")
     return decide(
         Costs(
             nbytes=prefix.nbytes,
             images=prefix.shape[0],
-            seen=config.epochs * records + evaluated,
+            seen=seen,
             seconds=_seconds(prefix),
             device=room(prefix.feed.mesh, config.memory_budget),
             disk=_SHARE_OF_DISK * shutil.disk_usage(folder).free,

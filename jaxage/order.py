@@ -12,6 +12,9 @@ Slots = Int[Array | np.ndarray, "n views"]
 """Where a feed has each view of each training image."""
 
 
+Number = int | Int[Array, ""]
+
+
 class Order(NamedTuple):
     """Batches, one after the other.
 
@@ -25,7 +28,7 @@ class Order(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("batch_size",))
-def epoch_order(slots: Slots, seed: int, epoch: int, batch_size: int) -> Order:
+def epoch_order(slots: Slots, seed: Number, epoch: Number, batch_size: int) -> Order:
     """An order of the epoch's own of all training images, each as one view of it, drawn at random.
 
     The last batch is filled up with the epoch's first images at weight 0: the loss counts each image once, and

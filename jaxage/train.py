@@ -29,6 +29,7 @@ from jaxage.pretrained.sources import WeightsUnavailableError
 from jaxage.report.plots import contact_sheet, curves, scatter
 from jaxage.report.writers import model_card, results_table, write_failures, write_predictions
 from jaxage.run import REPORT, claim, create_run, environment, find_run, unusual, write_json
+from jaxage.solve import solve
 from jaxage.trees import is_within
 from jaxage.types import UserError, Variables
 
@@ -61,7 +62,10 @@ def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: 
     create_run(config, folder, {"data": dataset.sha256, "weights": weights})
     write_failures(folder / "failures.csv", dataset.failures)
     job, state, facts = assemble(config, folder, dataset, contract, variables, groups, started, say)
-    best, progress = fit(job, state)
+    if config.solver == "ridge":
+        best, progress = solve(job, state.average, contract, create_model(config.arch).spec.head)
+    else:
+        best, progress = fit(job, state)
     fitted = time.perf_counter()
     report = {
         "arch": config.arch,
@@ -70,6 +74,7 @@ def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: 
         "demonstration": config.data is None,
         "data": _describe_data(config, dataset),
         **_test(job, dataset, best),
+        "solver": config.solver,
         "best_epoch": progress.best_epoch,
         **facts["network"],
         "timing": {
@@ -102,6 +107,11 @@ def _groups(config: TrainConfig) -> tuple[Group, ...]:
         raise UserError(
             f"--cache-features {config.cache_features} keeps what the layers below the lowest that learns give, and "
             f"here there are none: use --cache-features auto, a smaller --trainable, or --frozen-bn eval"
+        )
+    if config.solver == "ridge" and (start != head or config.cache_features == "off" or config.loss == "dldl"):
+        raise UserError(
+            f"--solver ridge fits a head of one output to features: it needs --trainable {head}, --loss mse (or l1, "
+            "huber: it minimises the square), --frozen-bn eval and kept features"
         )
     return groups
 
@@ -197,6 +207,7 @@ def _show_faces(folder: Path, dataset: Dataset, rows: np.ndarray, prediction: np
 
 def _write_results(job: Job, best: Variables, contract: Contract, progress: Progress, report: dict[str, Any]) -> None:
     """Curves, exported model and, last, the report: a folder with a report is a finished run."""
-    curves(job.folder / "curves.png", progress.history, progress.best_epoch)
+    if job.config.solver == "adamw":
+        curves(job.folder / "curves.png", progress.history, progress.best_epoch)
     export_model(job.folder / "model", jax.device_get(best), contract, model_card(report))
     write_json(job.folder / REPORT, report)

@@ -5,8 +5,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxage.feed import Feed, batches, make_feed, rate
+from jaxage.feed import Feed, batches, dispatches, make_feed, rate
 from jaxage.mesh import make_mesh
+from jaxage.order import Order
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), np.uint8)
 AGES = np.arange(50, dtype=np.float32)
@@ -30,8 +31,24 @@ def test_every_batch_in_its_order(name: str) -> None:
 
 def test_the_budget_decides() -> None:
     mesh, gib = make_mesh(), IMAGES.nbytes / 2**30
-    assert isinstance(make_feed(IMAGES, AGES, mesh, gib).images, jax.Array)
-    assert make_feed(IMAGES, AGES, mesh, 0.999 * gib).images is IMAGES
+    assert make_feed(IMAGES, AGES, mesh, gib).resident
+    streamed = make_feed(IMAGES, AGES, mesh, 0.999 * gib)
+    assert streamed.items is IMAGES
+    assert not streamed.resident
+
+
+@pytest.mark.parametrize("done", [0, 2])
+def test_every_dispatch_finds_its_batches(done: int) -> None:
+    order = Order(ROWS[:8], ROWS[:8] * 2, np.ones((8, 6), np.float32))
+    resident = list(dispatches(feeds()["resident"], order, done, 2))
+    assert len(resident) == (8 - done) / 2
+    assert all(part is order for _, _, part in resident)
+    streamed = list(dispatches(feeds()["streamed"], order, done, 1))
+    assert len(streamed) == 8 - done
+    for i, (images, ages, part) in enumerate(streamed, done):
+        np.testing.assert_array_equal(np.asarray(images)[part.rows[0]], IMAGES[ROWS[i]])
+        np.testing.assert_array_equal(np.asarray(ages)[part.rows[0]], AGES[ROWS[i]])
+        np.testing.assert_array_equal(part.codes[0], ROWS[i] * 2)
 
 
 def test_a_map_of_the_disk_is_never_read_whole(tmp_path: Path) -> None:

@@ -6,21 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
 
 from jaxage.config import TrainConfig
 from jaxage.data.records import make_records
+from jaxage.features import Learning
 from jaxage.feed import Feed
-from jaxage.fit import Diverged, Job, Progress, Stopped, epoch_batches, fit, steps_per_epoch
+from jaxage.fit import Diverged, Job, Progress, Stopped, fit, steps_per_epoch
 from jaxage.freeze import label_tree, live_batch_norms, parse_trainable
 from jaxage.losses import make_objective
 from jaxage.mesh import make_mesh, replicate
 from jaxage.optim import make_optimizer, make_schedule
+from jaxage.order import epoch_order
+from jaxage.sources import from_images
 from jaxage.state import TrainState, init_state
 from jaxage.steps import make_predict_step, make_train_step
 from jaxage.types import Variables
@@ -34,6 +35,7 @@ RECORDS = make_records(
 )
 CONFIG = TrainConfig(trainable="fc,layer4,bn4", epochs=3, batch_size=8, loss="l1")
 PER_EPOCH = 3
+SLOTS = RECORDS.rows_of("train")[:, None].astype(np.int32)
 
 Ready = tuple[Job, TrainState]
 
@@ -49,16 +51,19 @@ def prepare() -> Callable[..., Ready]:
     total = PER_EPOCH * CONFIG.epochs
     optimizer = make_optimizer(CONFIG, groups, labels, total)
     live = live_batch_norms(variables["batch_stats"], groups, "eval")
-    options = {"use_augment": True, "average_decay": 0.9, "seed": 0, "mesh": mesh}
-    step = make_train_step(model, objective, optimizer, labels, live, channels, **options)
-    predict = make_predict_step(model, objective, channels, mesh)
-    resident = Feed(*replicate((IMAGES, AGES), mesh), mesh)
+    source = from_images(model, channels, start="layer4", use_augment=True)
+    options = {"average_decay": 0.9, "seed": 0, "mesh": mesh}
+    parts = model, objective, optimizer, labels, live, source
+    steps = {count: make_train_step(*parts, **options, count=count) for count in (1, PER_EPOCH)}
+    predict = make_predict_step(model, objective, source, mesh)
+    learning = Learning(Feed(*replicate((IMAGES, AGES), mesh), mesh), SLOTS, source)
 
-    def make(folder: Path, wrap: Callable[..., Any] = lambda f: f) -> Ready:
+    def make(folder: Path, wrap: Callable[..., Any] = lambda f: f, most: int = 1) -> Ready:
         folder.mkdir(exist_ok=True)
         lines: list[str] = []
         schedule = make_schedule(CONFIG, total)
-        job = Job(CONFIG, folder, RECORDS, resident, wrap(step), predict, schedule, mesh, lines.append, 0.0)
+        chosen = {count: wrap(step) for count, step in steps.items() if count <= most}
+        job = Job(CONFIG, folder, RECORDS, learning, chosen, predict, 8, schedule, mesh, lines.append, 0.0)
         return job, replicate(init_state(variables, optimizer), mesh)
 
     return make
@@ -110,9 +115,22 @@ def test_stopped_and_resumed_equals_not_stopped(
 def test_streamed_equals_resident(prepare: Callable[..., Ready], tmp_path: Path) -> None:
     whole, expected = fit(*prepare(tmp_path / "resident"))
     job, state = prepare(tmp_path / "streamed")
-    best, progress = fit(replace(job, feed=Feed(IMAGES, AGES, job.mesh)), state)
+    best, progress = fit(replace(job, learning=replace(job.learning, feed=Feed(IMAGES, AGES, job.mesh))), state)
     assert leaves(best) == leaves(whole)
     assert history(progress) == history(expected)
+
+
+def test_a_whole_epoch_in_one_dispatch_equals_single_steps(prepare: Callable[..., Ready], tmp_path: Path) -> None:
+    """Stopped after a single step and resumed, the rest of that epoch is done in single steps as well."""
+    whole, expected = fit(*prepare(tmp_path / "single"))
+    best, progress = fit(*prepare(tmp_path / "epochs", most=PER_EPOCH))
+    with pytest.raises(Stopped, match="step 4;"):
+        fit(*prepare(tmp_path / "run", signal_at(4, signal.SIGTERM)))
+    resumed, _ = fit(*prepare(tmp_path / "run", most=PER_EPOCH))
+    for found in (best, resumed):
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert progress.images == expected.images
 
 
 def test_handlers_are_as_they_were(prepare: Callable[..., Ready], tmp_path: Path) -> None:
@@ -132,16 +150,17 @@ def test_the_best_epoch_is_kept(prepare: Callable[..., Ready], tmp_path: Path) -
 
 def test_nan_stops_with_the_step_and_the_last_good_checkpoint(prepare: Callable[..., Ready], tmp_path: Path) -> None:
     broken = AGES.copy()
-    broken[epoch_batches(CONFIG, RECORDS.rows_of("train"), 1)[0][1, 0]] = np.nan
+    broken[epoch_order(SLOTS, CONFIG.seed, 1, CONFIG.batch_size).rows[1, 0]] = np.nan
     job, state = prepare(tmp_path / "first")
-    job = replace(job, feed=replace(job.feed, ages=jnp.asarray(broken)))
+    feed = replace(job.learning.feed, ages=jnp.asarray(broken))
+    job = replace(job, learning=replace(job.learning, feed=feed))
     with pytest.raises(Diverged, match=r"step 1; there is no checkpoint yet"):
         fit(job, state)
 
     job, _ = prepare(tmp_path / "later")
 
-    def poisoned(state: TrainState, images: Any, ages: Any, rows: Any, weights: Any) -> TrainState:
-        return job.train_step(state, images, ages * (np.nan if int(state.step) == 4 else 1), rows, weights)
+    def poisoned(state: TrainState, images: Any, ages: Any, order: Any) -> Any:
+        return job.train_steps[1](state, images, ages * (np.nan if int(state.step) == 4 else 1), order)
 
     with pytest.raises(Diverged, match=r"step 4; the last good checkpoint is of step 3"):
         fit(*prepare(tmp_path / "later", wrap=lambda _: poisoned))
@@ -150,11 +169,11 @@ def test_nan_stops_with_the_step_and_the_last_good_checkpoint(prepare: Callable[
 def test_predictions_that_are_none_stop_before_they_are_saved(prepare: Callable[..., Ready], tmp_path: Path) -> None:
     job, _ = prepare(tmp_path / "run")
 
-    def poisoned(*arguments: Any) -> TrainState:
-        state = job.train_step(*arguments)
-        return (
-            state if int(state.step) < 6 else state._replace(average=jax.tree.map(lambda x: x * jnp.nan, state.average))
-        )
+    def poisoned(*arguments: Any) -> Any:
+        state, bad = job.train_steps[1](*arguments)
+        if int(state.step) >= 6:
+            state = state._replace(average=jax.tree.map(lambda x: x * jnp.nan, state.average))
+        return state, bad
 
     with pytest.raises(Diverged, match=r"predictions .* after epoch 2; the last good checkpoint is of step 3"):
         fit(*prepare(tmp_path / "run", wrap=lambda _: poisoned))
@@ -164,29 +183,15 @@ def test_predictions_that_are_none_stop_before_they_are_saved(prepare: Callable[
 def test_a_loss_that_is_none_does_not_wait_for_the_epochs_end(prepare: Callable[..., Ready], tmp_path: Path) -> None:
     calls = []
 
-    def poisoned(state: TrainState, *_: Any) -> TrainState:
+    def poisoned(state: TrainState, *_: Any) -> Any:
         calls.append(int(state.step))
-        return state._replace(step=state.step + 1, bad_step=jnp.zeros_like(state.bad_step))
+        return state._replace(step=state.step + 1, bad_step=jnp.zeros_like(state.bad_step)), jnp.int32(0)
 
+    job, state = prepare(tmp_path / "run", wrap=lambda _: poisoned)
+    many = replace(job, learning=replace(job.learning, slots=np.tile(SLOTS, (5, 1))))
     with pytest.raises(Diverged, match="step 0"):
-        fit(*prepare(tmp_path / "run", wrap=lambda _: poisoned))
-    assert calls == [0]
-
-
-@given(n=st.integers(1, 50), batch=st.integers(1, 16), epoch=st.integers(1, 5))
-def test_an_epoch_counts_each_image_once(n: int, batch: int, epoch: int) -> None:
-    rows = np.arange(100, 100 + n)
-    batches, weights = epoch_batches(TrainConfig(batch_size=batch), rows, epoch)
-    assert batches.shape == weights.shape == (-(-n // batch), batch)
-    assert sorted(batches[weights == 1]) == rows.tolist()
-    assert set(batches.ravel()) <= set(rows)
-
-
-def test_epochs_and_seeds_have_their_own_order() -> None:
-    rows = np.arange(30)
-    orders = [epoch_batches(TrainConfig(seed=seed), rows, epoch)[0].tolist() for seed in (0, 1) for epoch in (1, 2)]
-    assert len({str(order) for order in orders}) == 4
-    assert orders[0] == epoch_batches(TrainConfig(seed=0), rows, 1)[0].tolist()
+        fit(many, state)
+    assert calls == [0, 1, 2]
 
 
 def test_steps_per_epoch() -> None:

@@ -15,7 +15,7 @@ FLOORS = [
     {"pretrained", "freeze"},
     {"optim", "sources"},
     {"state", "steps", "mesh", "checkpoint", "run", "export", "feed", "features", "placement"},
-    {"learning", "assemble", "fit", "train", "evaluate", "predict", "convert", "prepare", "load", "report"},
+    {"learning", "assemble", "solve", "fit", "train", "evaluate", "predict", "convert", "prepare", "load", "report"},
     {"cli", "__init__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

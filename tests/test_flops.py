@@ -8,11 +8,13 @@ import pytest
 from jaxtyping import Array
 
 from jaxage.config import TrainConfig
-from jaxage.freeze import Group, label_tree, live_batch_norms, parse_trainable
+from jaxage.freeze import Group, first_moving, label_tree, live_batch_norms, parse_trainable
 from jaxage.losses import make_objective
 from jaxage.mesh import make_mesh
 from jaxage.models.registry import Model, create_model
 from jaxage.optim import make_optimizer
+from jaxage.order import Order
+from jaxage.sources import from_images
 from jaxage.state import init_state
 from jaxage.steps import make_train_step
 from jaxage.trees import flatten, unflatten
@@ -57,8 +59,7 @@ def spent(model: Model, config: TrainConfig, variables: Variables, groups: tuple
         optimizer,
         labels,
         live,
-        CHANNELS,
-        use_augment=False,
+        from_images(model, CHANNELS, start=first_moving(model.spec.units, labels, live)),
         average_decay=0.9,
         seed=0,
         mesh=make_mesh(jax.devices()[:1]),
@@ -66,8 +67,9 @@ def spent(model: Model, config: TrainConfig, variables: Variables, groups: tuple
     state = jax.eval_shape(lambda v: init_state(v, optimizer), variables)
     images = jax.ShapeDtypeStruct((100, SIZE, SIZE, 3), jnp.uint8)
     ages = jax.ShapeDtypeStruct((100,), jnp.float32)
-    rows, weights = jax.ShapeDtypeStruct((BATCH,), jnp.int32), jax.ShapeDtypeStruct((BATCH,), jnp.float32)
-    return float(step.lower(state, images, ages, rows, weights).compile().cost_analysis()["flops"])
+    rows = jax.ShapeDtypeStruct((3, BATCH), jnp.int32)
+    order = Order(rows, rows, jax.ShapeDtypeStruct((3, BATCH), jnp.float32))
+    return float(step.lower(state, images, ages, order).compile().cost_analysis()["flops"])
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxage.mesh import along_batch, check_batch_size, in_turn, make_mesh, replicate, replicated
+from jaxage.mesh import along_batch, in_turn, make_mesh, mesh_for, replicate, replicated
 from jaxage.types import UserError
 
 
@@ -43,7 +43,14 @@ def test_programs_on_several_cpus_are_waited_for() -> None:
     assert all(in_turn(function(weights, rows)).is_ready() for _ in range(500))
 
 
-def test_a_batch_that_does_not_divide_is_refused() -> None:
-    check_batch_size(32, make_mesh())
+def test_as_many_cores_as_divide_the_batch() -> None:
+    assert [mesh_for(size).size for size in (32, 33, 1)] == [2, 1, 1]
+
+
+def test_a_batch_that_does_not_divide_among_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gpu:
+        platform = "gpu"
+
+    monkeypatch.setattr(jax, "devices", lambda: [Gpu(), Gpu()])
     with pytest.raises(UserError, match=r"--batch-size 33 .* 2 devices: use a multiple of 2"):
-        check_batch_size(33, make_mesh())
+        mesh_for(33)

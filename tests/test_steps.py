@@ -7,15 +7,17 @@ import pytest
 from jax.sharding import Mesh
 
 from jaxage.config import TrainConfig
-from jaxage.freeze import label_tree, live_batch_norms, parse_trainable
+from jaxage.freeze import first_moving, label_tree, live_batch_norms, parse_trainable
 from jaxage.losses import make_objective
-from jaxage.mesh import check_batch_size, make_mesh, replicate
+from jaxage.mesh import make_mesh, replicate
 from jaxage.optim import make_optimizer
+from jaxage.order import Order
+from jaxage.sources import from_images
 from jaxage.state import TrainState, init_state, start_epoch
 from jaxage.steps import TrainStep, make_predict_step, make_train_step, move_average
 from jaxage.trees import flatten
-from jaxage.types import UserError, Variables
-from tests.tiny import tiny_model
+from jaxage.types import Variables
+from tests.tiny import UNITS, tiny_model
 
 CHANNELS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 OBJECTIVE = make_objective("l1", 40.0, 20.0)
@@ -32,7 +34,7 @@ class Setup(NamedTuple):
     live: frozenset[str]
 
 
-def setup(trainable: str, mesh: Mesh, use_augment: bool = True, frozen_bn: Any = "eval") -> Setup:
+def setup(trainable: str, mesh: Mesh, use_augment: bool = True, frozen_bn: Any = "eval", count: int = 1) -> Setup:
     model = tiny_model()
     variables = jax.tree.map(np.array, model.init(jax.random.key(0)))
     variables["params"]["conv1"]["kernel"].flat[:5] = -0.0
@@ -47,19 +49,26 @@ def setup(trainable: str, mesh: Mesh, use_augment: bool = True, frozen_bn: Any =
         optimizer,
         labels,
         live,
-        CHANNELS,
-        use_augment=use_augment,
+        from_images(model, CHANNELS, start=first_moving(UNITS, labels, live), use_augment=use_augment),
         average_decay=0.9,
         seed=0,
         mesh=mesh,
+        count=count,
     )
     return Setup(replicate(init_state(variables, optimizer), mesh), step, variables, live)
 
 
+def order(weights: np.ndarray = ONES) -> Order:
+    """Three batches of 8."""
+    rows = np.arange(24, dtype=np.int32).reshape(3, 8)
+    return Order(rows, rows, np.tile(weights, (3, 1)))
+
+
 def run(s: Setup, steps: int = 3, weights: np.ndarray = ONES, images: np.ndarray = IMAGES) -> TrainState:
     state = s.state
-    for i in range(steps):
-        state = s.step(state, images, AGES, (ROWS + 8 * i) % 24, weights)
+    for _ in range(steps):
+        state, bad = s.step(state, images, AGES, order(weights))
+        assert int(bad) == int(state.bad_step)
     return state
 
 
@@ -138,11 +147,13 @@ def test_rows_of_weight_zero_change_the_loss_by_nothing(one: Mesh) -> None:
 
 def test_the_first_bad_step_is_kept(one: Mesh) -> None:
     s = setup("fc", one, use_augment=False)
-    state = s.step(s.state, IMAGES, AGES, ROWS, ONES)
+    state, bad = s.step(s.state, IMAGES, AGES, order())
+    assert int(bad) == -1
     broken = AGES.copy()
-    broken[3] = np.nan
+    broken[11] = np.nan
     for _ in range(2):
-        state = s.step(state, IMAGES, broken, ROWS, ONES)
+        state, bad = s.step(state, IMAGES, broken, order())
+        assert int(bad) == 1
     assert int(state.bad_step) == 1
 
 
@@ -150,39 +161,49 @@ def test_the_random_key_follows_the_step(one: Mesh) -> None:
     """Two runs agree to the bit, and two steps on the same rows do not see the same augmentation."""
     assert bits(run(setup("fc", one)).params) == bits(run(setup("fc", one)).params)
     s = setup("fc", one)
-    first = s.step(s.state, IMAGES, AGES, ROWS, ONES)
+    same = Order(*(np.tile(part[:1], (3, 1)) for part in order()))
+    first, _ = s.step(s.state, IMAGES, AGES, same)
     loss = float(first.loss_sum)
     frozen_head = first._replace(params=replicate(s.variables["params"], one), loss_sum=jnp.float32(0))
-    assert float(s.step(frozen_head, IMAGES, AGES, ROWS, ONES).loss_sum) != loss
+    assert float(s.step(frozen_head, IMAGES, AGES, same)[0].loss_sum) != loss
+
+
+def test_several_steps_in_one_dispatch_are_the_same_steps(one: Mesh, upper_half: tuple[Setup, TrainState]) -> None:
+    """`lax.scan`, as on a GPU, and the plain loop, as on a CPU."""
+    s = setup("fc,layer4,bn4", one, count=3)
+    state, bad = s.step(s.state, IMAGES, AGES, order())
+    assert (int(state.step), int(bad)) == (3, -1)
+    for name in ("params", "batch_stats", "average", "loss_sum"):
+        looped, scanned = getattr(upper_half[1], name), getattr(state, name)
+        for a, b in zip(jax.tree.leaves(looped), jax.tree.leaves(scanned), strict=True):
+            np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6, err_msg=name)
+    broken = np.where(np.arange(24) == 11, np.nan, AGES).astype(np.float32)
+    s = setup("fc,layer4,bn4", one, count=3)
+    assert int(s.step(s.state, IMAGES, broken, order())[1]) == 1
 
 
 def tree(a: float) -> Variables:
     return {"p": {"a": jnp.float32(a), "b": jnp.float32(0.1)}}
 
 
-def test_average_warms_up_and_leaves_equal_leaves_alone() -> None:
-    average, new = tree(1.0), tree(2.0)
+def test_average_warms_up_and_leaves_alone_what_does_not_move() -> None:
+    average, new, moves = tree(1.0), tree(2.0), {"p": {"a": True, "b": False}}
     odd = np.float32([0.1, -0.0, 1e-40, -3e-45, np.inf])
-    average["p"]["b"] = new["p"]["b"] = jnp.asarray(odd)
-    moved = jax.jit(move_average, static_argnums=3)(average, new, jnp.int32(0), 0.999)
+    average["p"]["b"] = jnp.asarray(odd)
+    moved = move_average(average, new, moves, jnp.int32(0), 0.999)
     np.testing.assert_allclose(moved["p"]["a"], 1.0 + 0.9)
     assert np.asarray(moved["p"]["b"]).tobytes() == odd.tobytes()
-    late = move_average(average, new, jnp.int32(10**6), 0.999)
+    late = move_average(average, new, moves, jnp.int32(10**6), 0.999)
     np.testing.assert_allclose(late["p"]["a"], 1.001, rtol=1e-6)
-    off = move_average(average, new, jnp.int32(5), 0.0)
+    off = move_average(average, new, moves, jnp.int32(5), 0.0)
     assert float(off["p"]["a"]) == 2.0
 
 
 def test_prediction_is_the_network_on_the_chosen_rows(one: Mesh) -> None:
     model = tiny_model()
     variables = model.init(jax.random.key(0))
-    predict = make_predict_step(model, OBJECTIVE, CHANNELS, one)
+    predict = make_predict_step(model, OBJECTIVE, from_images(model, CHANNELS), one)
     rows = np.int32([3, 1, 1, 20])
     images = (IMAGES[rows].astype(np.float32) / 255 - 0.5) / 0.25
     expected = OBJECTIVE.predict(model.apply(variables, jnp.asarray(images)).logits)
     np.testing.assert_allclose(predict(variables, IMAGES, rows), expected, rtol=1e-4)
-
-
-def test_a_batch_must_divide_among_the_devices() -> None:
-    with pytest.raises(UserError, match="--batch-size 7"):
-        check_batch_size(7, make_mesh(jax.devices()[:2]))

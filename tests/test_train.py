@@ -271,7 +271,10 @@ def test_the_demonstration_goes_on_without_weights_under_a_banner(
     assert len({len(line) for line in banner.splitlines()}) == 1
 
 
-@pytest.mark.parametrize(("setting", "word"), [({"trainable": "fc,layr4"}, "layr4"), ({"batch_size": 3}, "devices")])
+@pytest.mark.parametrize(
+    ("setting", "word"),
+    [({"trainable": "fc,layr4"}, "layr4"), ({"trainable": "all", "cache_features": "host"}, "there are none")],
+)
 def test_a_typo_is_refused_before_anything_is_read_or_fetched(
     setting: dict[str, Any], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,7 +147,7 @@ def _load_images(
     rows = list(zip(paths, digests, strict=True))
     contents = ([path, None if isinstance(digest, Failure) else digest] for path, digest in rows)
     folder = cache / _hash([[_DECODER, size], *contents])
-    _remove_stale(cache)
+    remove_stale(cache)
     entry = _find(folder, len(rows), size)
     if entry is None:
         with strict_warnings():
@@ -244,13 +244,13 @@ def _rename(partial: Path, folder: Path) -> None:
             raise
 
 
-def _remove_stale(cache: Path) -> None:
+def remove_stale(cache: Path) -> None:
     """What killed processes left: unfinished entries that nobody has written to for an hour."""
     for unfinished in cache.glob(".*"):
         with suppress(OSError):
-            newest = max(path.stat().st_mtime for path in (unfinished, *unfinished.iterdir()))
+            newest = max(path.stat().st_mtime for path in (unfinished, *unfinished.glob("*")))
             if time.time() - newest > _STALE_SECONDS:
-                shutil.rmtree(unfinished)
+                shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
 
 
 def _hash(lines: Iterable[Sequence[Any]]) -> str:

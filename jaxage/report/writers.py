@@ -58,8 +58,9 @@ def results_table(report: dict[str, Any]) -> str:
     rows |= {f"test, {name}": side for name, side in sides.items() if all(sides.values())}
     table = scores_table(rows)
     timing = report["timing"]
+    best = f"best epoch {report['best_epoch']}; " if report["solver"] == "adamw" else ""
     return (
-        f"\n{table}\n\nbest epoch {report['best_epoch']}; {timing['total_s']:.0f} s in all, "
+        f"\n{table}\n\n{best}{timing['total_s']:.0f} s in all, "
         f"{timing['compile_s']:.0f} s of them compiling; {timing['train_images_per_s']:.0f} training images/s"
     )
 
