@@ -1,4 +1,4 @@
-"""The command line: `jaxage train|evaluate|predict|prepare|convert`. Only this file knows tyro."""
+"""The command line: `jaxage train|evaluate|predict|prepare|convert|benchmark`. Only this file knows tyro."""
 
 import io
 import json
@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from jaxage.benchmark import BenchmarkConfig
+from jaxage.benchmark import benchmark as run_benchmark
 from jaxage.config import TrainConfig
 from jaxage.convert import convert as convert_weights
 from jaxage.data.funnel import Criteria
@@ -143,12 +145,18 @@ def convert(arch: Arch, weights: str, out: Path | None = None) -> None:
     convert_weights(arch, weights, out)
 
 
+def benchmark(config: Annotated[BenchmarkConfig, tyro.conf.arg(name="")]) -> None:
+    """Measure how fast this machine trains, beside torch where it is installed."""
+    run_benchmark(config)
+
+
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
     "prepare": prepare,
     "convert": convert,
+    "benchmark": benchmark,
 }
 
 

@@ -10,13 +10,13 @@ import jaxage
 PACKAGE = Path(next(iter(jaxage.__path__)))
 
 FLOORS = [
-    {"config", "types", "locks", "runtime"},
+    {"config", "types", "locks", "runtime", "rivals", "profiler"},
     {"metrics", "losses", "trees", "models", "data", "order"},
     {"pretrained", "freeze"},
     {"optim", "sources"},
     {"state", "steps", "mesh", "checkpoint", "run", "export", "feed", "features", "placement"},
     {"learning", "assemble", "solve", "fit", "train", "evaluate", "predict", "convert", "prepare", "load", "report"},
-    {"cli", "__init__"},
+    {"benchmark", "cli", "__init__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 

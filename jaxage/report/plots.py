@@ -13,6 +13,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from PIL import Image, ImageDraw, ImageFont
 
@@ -226,6 +227,32 @@ def _cut(caption: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     while caption and font.getlength(caption + "…") > width:
         caption = caption[:-1]
     return caption + "…"
+
+
+def timeline(path: Path, lanes: Mapping[str, Sequence[tuple[float, float, str]]], title: str) -> None:
+    """What each thread and stream does over time, one below the other; 1800 pixels wide.
+
+    `lanes` has for each (start, duration, kind), in milliseconds; the kinds "compute", "wait" and "host" have a colour.
+    Raises ValueError if there is none.
+    """
+    if not lanes:
+        raise ValueError("nothing was recorded")
+    kinds = {"compute": _BLUE, "host": _GREY, "wait": _ORANGE}
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(12, 2.2 + 0.7 * len(lanes)), layout="constrained")
+        axes = figure.subplots()
+        for row, spans in enumerate(lanes.values()):
+            for kind, colour in kinds.items():
+                bars = [(start, duration) for start, duration, its in spans if its == kind]
+                axes.broken_barh(bars, (row - 0.4, 0.8), facecolors=colour, linewidth=0)
+        axes.set_yticks(range(len(lanes)), lanes)
+        axes.invert_yaxis()
+        axes.set_xlabel("milliseconds")
+        axes.grid(visible=False, axis="y")
+        axes.set_title(title)
+        shown = [Patch(color=colour, label=kind) for kind, colour in kinds.items()]
+        axes.legend(handles=shown, loc="upper left", bbox_to_anchor=(0, -0.25 / (0.3 * len(lanes))), ncols=3)
+        _save(path, figure)
 
 
 def _save(path: Path, picture: Figure | Image.Image) -> None:
