@@ -2,7 +2,9 @@
 
 Kernels are stored HWIO and images are NHWC. On the CPU, 1x1 convolutions and those on small maps run as matrix
 products, and depthwise ones as shifted multiply-adds, because XLA's own convolutions are several times slower there
-(a hundred times where the map is smaller than the kernel); every form computes the same function.
+(a hundred times where the map is smaller than the kernel); every form computes the same function. These forms and the
+batch statistics have gradients of their own there: XLA fuses what autodiff makes of them into loops that run through
+memory against its order or compute every value once for each tap, and a step takes twice as long.
 """
 
 import math
@@ -54,9 +56,31 @@ def conv_matmul(
 ) -> Float[Array, "b y x o"]:
     """The same as one matrix product, of the patch that each output sees."""
     patches = jnp.concatenate(_taps(x, kernel.shape, stride, padding), axis=-1)
-    return jnp.einsum("bhwi,io->bhwo", patches, kernel.reshape(-1, kernel.shape[-1]))
+    return _matmul(patches, kernel.reshape(-1, kernel.shape[-1]))
 
 
+@jax.custom_vjp
+def _matmul(x: Float[Array, "b h w i"], kernel: Float[Array, "i o"]) -> Float[Array, "b h w o"]:
+    return jnp.einsum("bhwi,io->bhwo", x, kernel)
+
+
+def _matmul_forward(x: FeatureMap, kernel: Float[Array, "i o"]) -> tuple[FeatureMap, tuple[Array, Array]]:
+    return _matmul(x, kernel), (x, kernel)
+
+
+def _matmul_backward(saved: tuple[Array, Array], dy: FeatureMap) -> tuple[FeatureMap, Float[Array, "i o"]]:
+    """XLA transposes the first operand of the kernel's gradient in memory, so that is the one of fewer channels."""
+    x, kernel = saved
+    dx = jnp.einsum("bhwo,io->bhwi", dy, kernel)
+    if x.shape[-1] < dy.shape[-1]:
+        return dx, jnp.einsum("bhwi,bhwo->io", x, dy)
+    return dx, jnp.einsum("bhwo,bhwi->oi", dy, x).T
+
+
+_matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv_depthwise(
     x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw 1 c"], stride: int, padding: int
 ) -> Float[Array, "b y x c"]:
@@ -66,6 +90,38 @@ def conv_depthwise(
     for tap, weight in zip(taps, kernel.reshape(-1, kernel.shape[-1]), strict=True):
         total = total + tap * weight[None, None, None]
     return total
+
+
+def _depthwise_forward(
+    x: FeatureMap, kernel: Float[Array, "kh kw 1 c"], stride: int, padding: int
+) -> tuple[FeatureMap, tuple[Array, Array]]:
+    return conv_depthwise(x, kernel, stride, padding), (x, kernel)
+
+
+def _depthwise_backward(
+    stride: int, padding: int, saved: tuple[Array, Array], dy: FeatureMap
+) -> tuple[FeatureMap, Float[Array, "kh kw 1 c"]]:
+    """For the input the convolution of `dy`, spread out by the stride, with the kernel turned round; for the kernel
+    one pass over the rows that sums the products of all taps.
+    """
+    x, kernel = saved
+    edges = [
+        (k - 1 - padding, n + padding - 1 - stride * (m - 1), stride - 1)
+        for k, n, m in zip(kernel.shape, x.shape[1:3], dy.shape[1:3], strict=False)
+    ]
+    spread = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    dx = conv_depthwise(spread, kernel[::-1, ::-1], 1, 0)
+    products = [(tap * dy).astype(jnp.float32) for tap in _taps(x, kernel.shape, stride, padding)]
+    rows = lax.reduce(products, [jnp.float32(0)] * len(products), _add, (2,))
+    dk = jnp.stack([row.sum((0, 1)) for row in rows]).reshape(kernel.shape)
+    return dx, dk.astype(kernel.dtype)
+
+
+def _add(totals: list[Array], values: list[Array]) -> list[Array]:
+    return [total + value for total, value in zip(totals, values, strict=True)]
+
+
+conv_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _taps(x: FeatureMap, kernel: tuple[int, ...], stride: int, padding: int) -> list[FeatureMap]:
@@ -110,6 +166,44 @@ class Conv(nn.Module):
         return conv_general(x, kernel, self.stride, padding, self.features if self.depthwise else 1)
 
 
+def normalise_by_batch(
+    x: Float[Array, "b h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"]
+) -> tuple[Float[Array, "b h w c"], Float[Array, " c"], Float[Array, " c"]]:
+    """`x` normalised by its own mean and biased variance, then scaled and shifted; the mean; the variance."""
+    mean = x.mean((0, 1, 2))
+    var = jnp.square(x - mean[None, None, None]).mean((0, 1, 2))
+    gain = scale * lax.rsqrt(var + 1e-5)
+    return (x - mean[None, None, None]) * gain[None, None, None] + bias[None, None, None], mean, var
+
+
+def _normalise_forward(
+    x: FeatureMap, scale: Float[Array, " c"], bias: Float[Array, " c"]
+) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+    y, mean, var = normalise_by_batch(x, scale, bias)
+    return (y, mean, var), (x, scale, mean, var)
+
+
+def _normalise_backward(
+    saved: tuple[Array, ...], cotangents: tuple[Array, Array, Array]
+) -> tuple[FeatureMap, Float[Array, " c"], Float[Array, " c"]]:
+    """Two sums and one pass, from `x` itself: autodiff keeps `x - mean`, a second copy of every map. The mean is taken
+    off row by row, where it is not yet large against what is left.
+    """
+    x, scale, mean, var = saved
+    dy, dmean, dvar = cotangents
+    count, rate = x.size // x.shape[-1], lax.rsqrt(var + 1e-5)
+    totals, products = dy.sum(2), (dy * x).sum(2)
+    dbias, dscale = totals.sum((0, 1)), (products - mean[None, None] * totals).sum((0, 1)) * rate
+    gain = scale * rate
+    slope, level = (gain * rate * dscale - 2 * dvar) / count, (gain * dbias - dmean) / count
+    dx = dy * gain[None, None, None] - (x - mean[None, None, None]) * slope[None, None, None] - level[None, None, None]
+    return dx, dscale, dbias
+
+
+normalise_by_batch_on_cpu = jax.custom_vjp(normalise_by_batch)
+normalise_by_batch_on_cpu.defvjp(_normalise_forward, _normalise_backward)
+
+
 class BatchNorm(nn.Module):
     """`torch.nn.BatchNorm2d` (eps 1e-5, momentum 0.1), statistics in float32.
 
@@ -142,12 +236,10 @@ class BatchNorm(nn.Module):
                 f"{path}: a BatchNorm in training mode needs more than one value per channel, got 1; use a larger "
                 "--batch-size or --image-size"
             )
-        mean = x.mean((0, 1, 2))
-        var = jnp.square(x - mean[None, None, None]).mean((0, 1, 2))
+        normalise = normalise_by_batch_on_cpu if jax.default_backend() == "cpu" else normalise_by_batch
+        x, mean, var = normalise(x, scale, bias)
         running_mean.value += 0.1 * (mean - running_mean.value)
         running_var.value += 0.1 * (var * (count / (count - 1)) - running_var.value)
-        gain = scale * lax.rsqrt(var + 1e-5)
-        x = (x - mean[None, None, None]) * gain[None, None, None] + bias[None, None, None]
         return x.astype(self.dtype)
 
 

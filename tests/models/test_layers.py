@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import correlate
 
+from jaxage.mesh import along_batch, make_mesh, replicated
 from jaxage.models.layers import (
     BatchNorm,
     Conv,
@@ -18,6 +19,8 @@ from jaxage.models.layers import (
     conv_general,
     conv_matmul,
     kaiming_fan_out,
+    normalise_by_batch,
+    normalise_by_batch_on_cpu,
     pool,
 )
 
@@ -67,6 +70,66 @@ def test_the_forms_for_the_cpu_are_the_same_functions(form: str, height: int, wi
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+def gradients(function: Any, *inputs: Any) -> list[np.ndarray]:
+    """Those of a sum that weighs every output differently, in float32."""
+
+    def loss(*inputs: Any) -> Any:
+        outputs = jax.tree.leaves(function(*inputs))
+        return sum((y.astype(jnp.float32) * draw(10 + i, *y.shape)).sum() for i, y in enumerate(outputs))
+
+    found = jax.jit(jax.grad(loss, argnums=tuple(range(len(inputs)))))(*inputs)
+    return [np.asarray(gradient, np.float32) for gradient in found]
+
+
+def assert_same(found: list[np.ndarray], expected: list[np.ndarray], tolerance: float) -> None:
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 2e-6), (jnp.bfloat16, 2e-2)])
+@pytest.mark.parametrize(("size", "padding"), [(1, 0), (2, 1), (3, 0), (3, 1), (3, 3), (5, 2)])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_depthwise_gradients_are_those_of_xlas_convolution(
+    stride: int, size: int, padding: int, dtype: Any, tolerance: float
+) -> None:
+    x, kernel = jnp.asarray(draw(0, 2, 8, 7, 6), dtype), jnp.asarray(draw(1, size, size, 1, 6), dtype)
+    found = gradients(lambda x, kernel: conv_depthwise(x, kernel, stride, padding), x, kernel)
+    exact = (x.astype(jnp.float32), kernel.astype(jnp.float32))
+    assert_same(found, gradients(lambda x, kernel: conv_general(x, kernel, stride, padding, 6), *exact), tolerance)
+
+
+@pytest.mark.parametrize("outputs", [3, 6, 9])
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 2)])
+def test_matrix_product_gradients_are_those_of_xlas_convolution(size: int, stride: int, outputs: int) -> None:
+    x, kernel = jnp.asarray(draw(0, 2, 8, 7, 6)), jnp.asarray(draw(1, size, size, 6, outputs))
+    found = gradients(lambda x, kernel: conv_matmul(x, kernel, stride, size // 2), x, kernel)
+    assert_same(found, gradients(lambda x, kernel: conv_general(x, kernel, stride, size // 2), x, kernel), 2e-6)
+
+
+@pytest.mark.parametrize(("mean", "tolerance"), [(0.0, 2e-6), (10.0, 1e-5), (1000.0, 1e-3)])
+def test_batch_statistics_have_the_gradients_of_their_formula(mean: float, tolerance: float) -> None:
+    inputs = (jnp.asarray(draw(0, 4, 9, 8, 6) + mean), jnp.asarray(draw(1, 6)), jnp.asarray(draw(2, 6)))
+    assert_same(gradients(normalise_by_batch_on_cpu, *inputs), gradients(normalise_by_batch, *inputs), tolerance)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_on_two_devices_stay_with_their_part_of_the_batch(stride: int) -> None:
+    mesh = make_mesh(jax.devices()[:2])
+    x, kernel, scale = draw(0, 4, 8, 7, 6), draw(1, 3, 3, 1, 6), draw(2, 6)
+
+    def loss(x: Any, kernel: Any, scale: Any) -> Any:
+        y, _, _ = normalise_by_batch_on_cpu(conv_depthwise(x, kernel, stride, 1), scale, scale)
+        return jnp.square(conv_matmul(y, jnp.asarray(draw(3, 1, 1, 6, 4)), 1, 0)).mean()
+
+    gradient = jax.grad(loss, argnums=(0, 1, 2))
+    split, whole = along_batch(mesh), replicated(mesh)
+    two = jax.jit(gradient, in_shardings=(split, whole, whole), out_shardings=(split, whole, whole))
+    assert_same([*two(x, kernel, scale)], [*jax.jit(gradient)(x, kernel, scale)], 1e-5)
+    compiled = two.lower(x, kernel, scale).compile().as_text()
+    assert "all-reduce" in compiled
+    assert not any(word in compiled for word in ("all-gather", "all-to-all", "collective-permute"))
+
+
 @pytest.mark.parametrize("depthwise", [True, False])
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 def test_the_platform_chooses_the_form_and_not_the_result(
@@ -111,6 +174,13 @@ def test_live_batch_norm_normalises_by_the_batch_and_moves_unbiased_statistics()
     after = changed["batch_stats"]["bn1"]
     np.testing.assert_allclose(after["mean"], 0.9 * STATS["bn1"]["mean"] + 0.1 * mean, rtol=1e-5)
     np.testing.assert_allclose(after["var"], 0.9 * STATS["bn1"]["var"] + 0.1 * rows.var(0, ddof=1), rtol=1e-5)
+
+
+def test_live_batch_norm_is_the_same_on_every_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = draw(0, 2, 3, 4, 3) * 3 + 1
+    here = normalise(x, frozenset({"bn1"}))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert_same(jax.tree.leaves(normalise(x, frozenset({"bn1"}))), jax.tree.leaves(here), 1e-6)
 
 
 def test_frozen_batch_norm_uses_its_running_statistics_and_keeps_them() -> None:
