@@ -1,10 +1,10 @@
 """The layers as torch defines them: explicit padding, BatchNorm with unbiased running variance.
 
 Kernels are stored HWIO and images are NHWC. On the CPU, 1x1 convolutions and those on small maps run as matrix
-products, and depthwise ones as shifted multiply-adds, because XLA's own convolutions are several times slower there
-(a hundred times where the map is smaller than the kernel); every form computes the same function. These forms and the
-batch statistics have gradients of their own there: XLA fuses what autodiff makes of them into loops that run through
-memory against its order or compute every value once for each tap, and a step takes twice as long.
+products, wide 3x3 ones in Winograd's form, and depthwise ones as shifted multiply-adds, because XLA's own convolutions
+are slower there (a hundred times where the map is smaller than the kernel); every form computes the same function.
+These forms and the batch statistics have gradients of their own there: XLA fuses what autodiff makes of them into loops
+that run through memory against its order or compute every value once for each tap, and a step takes twice as long.
 """
 
 import math
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxage.models.winograd import conv_winograd
 from jaxage.types import UserError
 
 Initializer = Callable[..., Array]
@@ -26,6 +27,9 @@ Part = Callable[..., nn.Module] | None
 
 _SMALL_MAP = 49
 """Positions of an output up to which a matrix product is the faster form on the CPU."""
+
+_WIDE, _SMALLEST_TILED = 128, 16
+"""Channels, and positions of an output, from which Winograd's form is the faster one on the CPU."""
 
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """torchvision's `kaiming_normal_(mode="fan_out")`, without truncation."""
@@ -161,6 +165,9 @@ class Conv(nn.Module):
         if on_cpu and self.depthwise:
             return conv_depthwise(x, kernel, self.stride, padding)
         positions = math.prod(_out(n, size, self.stride, padding) for n in x.shape[1:3])
+        wide = size == 3 and self.stride == 1 and min(kernel.shape[2:]) >= _WIDE and x.dtype != jnp.bfloat16
+        if on_cpu and wide and positions >= _SMALLEST_TILED:
+            return conv_winograd(x, kernel)
         if on_cpu and (size == 1 or positions <= _SMALL_MAP):
             return conv_matmul(x, kernel, self.stride, padding)
         return conv_general(x, kernel, self.stride, padding, self.features if self.depthwise else 1)
