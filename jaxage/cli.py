@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from jaxage.predict import predict as predict_ages
 from jaxage.prepare import prepare_crops, prepare_csv
 from jaxage.pretrained.sources import WeightsUnavailableError
 from jaxage.report.writers import scores_table
-from jaxage.runtime import prepare_jax
+from jaxage.runtime import prepare_jax, restart_with_huge_pages
 from jaxage.train import train as run_training
 from jaxage.types import Arch, Split, UserError
 
@@ -174,6 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except (UserError, WeightsUnavailableError, Diverged) as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+        sys.exit(1)
     except OSError as error:
         sys.exit(f"error: {error.filename or 'a file'}: {error.strerror or error}")
     except KeyboardInterrupt:
@@ -184,5 +188,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(128 + stop.signum)
 
 
+def run(*command: str) -> None:
+    """`command` with the arguments of this process, which begins anew if that makes long work faster."""
+    arguments = [*command, *sys.argv[1:]]
+    if arguments[:1] in (["train"], ["benchmark"]) and not {"-h", "--help"} & set(arguments):
+        restart_with_huge_pages()
+    main(arguments)
+
+
 if __name__ == "__main__":
-    main()
+    run()

@@ -1,8 +1,6 @@
 """`jaxage convert`, from a checkout."""
 
-import sys
-
-from jaxage.cli import main
+from jaxage.cli import run
 
 if __name__ == "__main__":
-    main(["convert", *sys.argv[1:]])
+    run("convert")

@@ -1,8 +1,6 @@
 """`jaxage train`, from a checkout."""
 
-import sys
-
-from jaxage.cli import main
+from jaxage.cli import run
 
 if __name__ == "__main__":
-    main(["train", *sys.argv[1:]])
+    run("train")

@@ -7,6 +7,7 @@ import jax
 
 _COMPILED = tempfile.TemporaryDirectory(prefix="jaxage-compiled-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)  # child processes read it too
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # else they would begin twice
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 jax.config.update("jax_num_cpu_devices", 2)
