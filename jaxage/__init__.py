@@ -13,6 +13,7 @@ from jaxage.optim import make_optimizer
 from jaxage.predict import predict
 from jaxage.pretrained.convert import to_flax, to_torch
 from jaxage.pretrained.load import load_pretrained
+from jaxage.sources import from_features, from_images
 from jaxage.steps import make_predict_step, make_train_step
 from jaxage.train import train
 from jaxage.types import UserError
@@ -26,6 +27,8 @@ __all__ = [
     "create_model",
     "cumulative_score",
     "evaluate",
+    "from_features",
+    "from_images",
     "label_tree",
     "live_batch_norms",
     "load_dataset",

@@ -47,7 +47,7 @@ CONFIGURATIONS = (
     "resnet18:fc,layer4,layer3,layer2,layer1",
     "resnet18:all",
 )
-_SECONDS = 1.0
+_SECONDS, _PAUSE = 1.0, 0.3
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,9 @@ class BenchmarkConfig:
     """Also run whole fine-tunings of that many epochs, each in a process of its own, from files to test metrics, and
     torch's usual loop beside them; 0 leaves it out."""
 
+    launch_images: int = 2000
+    """How many images those have."""
+
     out: Path = Path("benchmark.json")
     """The file for all that was measured."""
 
@@ -100,7 +103,7 @@ def benchmark(config: BenchmarkConfig, say: Callable[[str], None] = print) -> di
     mesh, rivals = mesh_for(config.batch_size), available()
     say(f"{mesh.size} x {mesh.devices.flat[0].device_kind}, JAX {jax.__version__}")
     say("torch beside it" if rivals else "torch and torchvision cannot be imported: jaxage alone")
-    data, peak = _images(config), _peak(mesh, config.dtype)
+    data, peak = _images(config.images, config.image_size), _peak(mesh, config.dtype)
     rows, launches = [], []
     say(_HEADER)
     with _every_program_compiled():
@@ -108,10 +111,10 @@ def benchmark(config: BenchmarkConfig, say: Callable[[str], None] = print) -> di
             rows.append(_measure(config, arch, trainable, data, peak, rivals))
             say(_line(rows[-1]))
     if config.launch_epochs:
-        say(f"from files to test metrics, {config.launch_epochs} epochs: first start, second start, torch's usual loop")
+        say(f"from files to test metrics, {config.launch_epochs} epochs: first and second start, torch's usual loop")
         for arch, trainable in chosen:
-            launches.append(_launch(config, arch, trainable, data, rivals))
-            say(f"{arch} {trainable}: " + ", ".join(f"{key} {value:.1f} s" for key, value in launches[-1].items()))
+            launches.append(_launch(config, arch, trainable, rivals))
+            say("  ".join(f"{key} {value}" for key, value in launches[-1].items()))
     result = {
         "settings": asdict(config) | {"out": str(config.out), "profile": str(config.profile)},
         "environment": environment(),
@@ -130,10 +133,10 @@ def _parse(text: str) -> tuple[Arch, str]:
     return cast(Arch, arch), trainable
 
 
-def _images(config: BenchmarkConfig) -> Dataset:
+def _images(n: int, size: int) -> Dataset:
     """Noise: the speed does not depend on what images show."""
-    draw, n = np.random.default_rng(0), config.images
-    images = draw.integers(0, 256, (n, config.image_size, config.image_size, 3), np.uint8)
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (n, size, size, 3), np.uint8)
     splits = np.repeat(["train", "validation", "test"], [n - 2 * (n // 5), n // 5, n // 5])
     records = make_records([f"{i:06}.jpg" for i in range(n)], draw.uniform(0, 100, n).tolist(), split=splits.tolist())
     return Dataset("noise", records, images, (), "noise", "given")
@@ -166,12 +169,15 @@ def _measure(
 
 
 def _in_turns(contestants: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
-    """The median of the rates (images a second) of each; a call does its work, waits for it, and says for how many."""
+    """The median of the rates (images a second) of each; a call does its work, waits for it, and says for how many.
+
+    Before each is timed, what came before has a moment to end (torch's threads spin on), and one call is not counted.
+    """
     found: dict[str, list[float]] = {name: [] for name in contestants}
-    for run in contestants.values():
-        run()
     for _ in range(rounds):
         for name, run in contestants.items():
+            time.sleep(_PAUSE)
+            run()
             images, started = 0, time.perf_counter()
             while (elapsed := time.perf_counter() - started) < _SECONDS or not images:
                 images += run()
@@ -296,12 +302,12 @@ def _peak(mesh: Mesh, dtype: Dtype) -> float:
     return 2 * mesh.size * n**3 / min(times)
 
 
-def _launch(config: BenchmarkConfig, arch: Arch, trainable: str, data: Dataset, rivals: bool) -> dict[str, Any]:
-    """Seconds of whole processes, on drawn faces in files: with nothing cached, once more, and torch's usual loop."""
+def _launch(config: BenchmarkConfig, arch: Arch, trainable: str, rivals: bool) -> dict[str, Any]:
+    """Seconds and memory of whole processes: with nothing kept before, once more, and torch's usual loop."""
     epochs, size, batch = config.launch_epochs, config.image_size, config.batch_size
     with tempfile.TemporaryDirectory(prefix="jaxage-benchmark-") as name:
         folder = Path(name)
-        table = _write_files(folder, data)
+        table = _write_files(folder, _images(config.launch_images, size))
         settings = {
             "arch": arch, "trainable": trainable, "weights": "random", "data": table, "image_size": size,
             "epochs": epochs, "batch_size": batch, "dtype": config.dtype,
@@ -309,18 +315,27 @@ def _launch(config: BenchmarkConfig, arch: Arch, trainable: str, data: Dataset, 
         options = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
         ours = [sys.executable, "-m", "jaxage.cli", "train", *options]
         theirs = [sys.executable, "-m", "jaxage.rivals", str(table), arch, trainable, *map(str, (size, batch, epochs))]
-        environment = dict(os.environ) | {"JAXAGE_CACHE": str(folder / "cache")}
+        variables = dict(os.environ) | {"JAXAGE_CACHE": str(folder / "cache")}
         runs = {"first": [*ours, f"--out={folder / 'first'}"], "second": [*ours, f"--out={folder / 'second'}"]}
         if rivals:
             runs["torch"] = theirs
-        found: dict[str, Any] = {"arch": arch, "trainable": trainable, "images": len(data.records)}
+        found: dict[str, Any] = {"arch": arch, "trainable": trainable, "images": config.launch_images}
         for key, command in runs.items():
-            started = time.perf_counter()
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-            found[f"{key}_s"] = time.perf_counter() - started
+            seconds, mib = _run_process(command, variables, folder / "output.txt")
+            found |= {f"{key}_s": round(seconds, 2), f"{key}_mib": round(mib)}
     return found
+
+
+def _run_process(command: list[str], variables: dict[str, str], output: Path) -> tuple[float, float]:
+    """Seconds and the most memory, MiB, of a process. Raises RuntimeError with the end of its output if it fails."""
+    started = time.perf_counter()
+    with output.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(command, env=variables, stdout=file, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{output.read_text(encoding='utf-8')[-3000:]}")
+    return time.perf_counter() - started, usage.ru_maxrss / 1024
 
 
 def _write_files(folder: Path, data: Dataset) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from jaxage.types import Arch, CacheFeatures, Dtype, FrozenBatchNorm, LossName, Solver, SplitRule, UserError
+from jaxage.types import Arch, CacheFeatures, FrozenBatchNorm, LossName, Precision, Solver, SplitRule, UserError
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,9 @@ class TrainConfig:
     """Frozen BatchNorm: "eval" keeps its running statistics; "train" does as plain PyTorch does, which normalises by
     the batch and lets them drift."""
 
-    dtype: Dtype = "float32"
-    """What the trunk computes in; parameters and statistics stay float32."""
+    dtype: Precision = "auto"
+    """What the trunk computes in, bfloat16 on a GPU and float32 elsewhere unless you say; parameters and statistics
+    stay float32."""
 
     seed: int = 0
     """Of the split, the new head, the order of images, the augmentation, and the drawn faces."""

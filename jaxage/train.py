@@ -31,7 +31,7 @@ from jaxage.report.writers import model_card, results_table, write_failures, wri
 from jaxage.run import REPORT, claim, create_run, environment, find_run, unusual, write_json
 from jaxage.solve import solve
 from jaxage.trees import is_within
-from jaxage.types import UserError, Variables
+from jaxage.types import Dtype, UserError, Variables
 
 Say = Callable[[str], None]
 
@@ -58,7 +58,7 @@ def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: 
     dataset = load_data(config, cache_folder(), say)
     contract = _contract(config, dataset)
     variables, weights = _start(config, contract, say)
-    config = replace(config, weights=config.weights if weights["sha256"] else RANDOM)
+    config = replace(config, weights=config.weights if weights["sha256"] else RANDOM, dtype=contract.dtype)
     create_run(config, folder, {"data": dataset.sha256, "weights": weights})
     write_failures(folder / "failures.csv", dataset.failures)
     job, state, facts = assemble(config, folder, dataset, contract, variables, groups, started, say)
@@ -121,7 +121,10 @@ def _contract(config: TrainConfig, dataset: Dataset) -> Contract:
     mean, std = float(ages.mean()), float(ages.std())
     if std == 0:
         raise DataError(f"{dataset.name}: every age in the training split is {mean:g}, there is nothing to learn")
-    return Contract(config.arch, config.loss, dataset.images.shape[1], mean, std, config.dtype)
+    dtype: Dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
+    if config.dtype != "auto":
+        dtype = config.dtype
+    return Contract(config.arch, config.loss, dataset.images.shape[1], mean, std, dtype)
 
 
 def _start(config: TrainConfig, contract: Contract, say: Say) -> tuple[Variables, dict[str, str | None]]:

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Shaped, UInt8
 
 Arch = Literal["resnet18", "mobilenet_v2"]
 Dtype = Literal["float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16"]
 LossName = Literal["l1", "mse", "huber", "dldl"]
 FrozenBatchNorm = Literal["eval", "train"]
 Split = Literal["train", "validation", "test"]

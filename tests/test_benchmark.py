@@ -35,9 +35,10 @@ def test_rates_of_a_frozen_and_of_a_free_network(tmp_path: Path, monkeypatch: py
 def test_whole_processes_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SECONDS", 0.0)
     monkeypatch.setattr(module, "available", lambda: False)
-    config = small(tmp_path, configurations=("resnet18:fc",), rounds=1, launch_epochs=1)
+    config = small(tmp_path, configurations=("resnet18:fc",), rounds=1, launch_epochs=1, launch_images=20)
     (launch,) = benchmark(config, lambda _: None)["launches"]
     assert launch["first_s"] > launch["second_s"] > 0
+    assert launch["first_mib"] > 100
 
 
 @pytest.mark.parametrize("text", ["resnet50:fc", "resnet18"])

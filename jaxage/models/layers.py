@@ -292,6 +292,49 @@ def chosen(parts: Sequence[Part], name: str, units: Collection[str]) -> tuple[Pa
     return tuple(part if f"{name}.{i}" in units else None for i, part in enumerate(parts))
 
 
+def max_pool(x: FeatureMap) -> FeatureMap:
+    """`torch.nn.MaxPool2d(3, stride=2, padding=1)`."""
+    return _max_pool_on_cpu(x) if jax.default_backend() == "cpu" else _max_pool(x)
+
+
+def _max_pool(x: FeatureMap) -> FeatureMap:
+    return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+
+def _max_pool_forward(x: FeatureMap) -> tuple[FeatureMap, tuple[Array, Array]]:
+    y = _max_pool(x)
+    return y, (x, y)
+
+
+def _max_pool_backward(saved: tuple[Array, Array], dy: FeatureMap) -> tuple[FeatureMap]:
+    """To the first of the largest, as torch does: XLA:CPU carries a position through a reduction, five times slower.
+
+    Rows and columns of `x` are seen by one window if their number is even, else by two.
+    """
+    x, y = saved
+    seen = _taps(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf), (3, 3), 2, 0)
+    which = jnp.full(y.shape, 8, jnp.uint8)
+    for i in range(7, -1, -1):
+        which = jnp.where(seen[i] == y, jnp.uint8(i), which)
+
+    def tap(i: int, j: int) -> FeatureMap:
+        part = jnp.where(which == 3 * i + j, dy, 0)
+        ahead = ((0, 0), (0, int(i == 0)), (0, int(j == 0)), (0, 0))
+        return jnp.pad(part, ahead)[:, int(i == 0) :, int(j == 0) :]
+
+    windows = ((1,), (2, 0))
+    phases = [
+        jnp.stack([sum(tap(i, j) for i in down for j in across) for across in windows], axis=3) for down in windows
+    ]
+    batch, height, width, channels = x.shape
+    dx = jnp.stack(phases, axis=2).reshape(batch, 2 * y.shape[1], 2 * y.shape[2], channels)
+    return (dx[:, :height, :width],)
+
+
+_max_pool_on_cpu = jax.custom_vjp(_max_pool)
+_max_pool_on_cpu.defvjp(_max_pool_forward, _max_pool_backward)
+
+
 def pool(x: FeatureMap) -> Float[Array, "batch channels"]:
     """`torch.nn.AdaptiveAvgPool2d(1)` and flatten, in float32."""
     return x.astype(jnp.float32).mean((1, 2))

@@ -6,9 +6,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from jaxage.models.layers import BatchNorm, Conv, FeatureMap, Linear, Sequential, chosen, pool
+from jaxage.models.layers import BatchNorm, Conv, FeatureMap, Linear, Sequential, chosen, max_pool, pool
 
 STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "avgpool", "fc")
 UNITS = ("conv1", *(f"layer{i}.{j}" for i in (1, 2, 3, 4) for j in (0, 1)), "avgpool", "fc")
@@ -58,7 +58,7 @@ class ResNet18(nn.Module):
             stem = conv(64, kernel_size=7, stride=2, name="conv1")
             stages["conv1"] = stem(x)
             stages["bn1"] = norm(name="bn1")(x, stem)
-            x = _max_pool(nn.relu(stages["bn1"]))
+            x = max_pool(nn.relu(stages["bn1"]))
         for i, features in enumerate((64, 128, 256, 512), start=1):
             name = f"layer{i}"
             blocks = (partial(block, features, min(i, 2)), partial(block, features, 1))
@@ -69,7 +69,3 @@ class ResNet18(nn.Module):
         if "fc" in self.units:
             stages["fc"] = x = Linear(self.outputs, name="fc")(x)
         return x, stages
-
-
-def _max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b y x c"]:
-    return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))

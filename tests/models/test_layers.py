@@ -19,6 +19,7 @@ from jaxage.models.layers import (
     conv_general,
     conv_matmul,
     kaiming_fan_out,
+    max_pool,
     normalise_by_batch,
     normalise_by_batch_on_cpu,
     pool,
@@ -227,6 +228,21 @@ def test_a_part_that_does_nothing_keeps_its_number() -> None:
     network = Sequential((None, lambda name: nn.Dense(2, name=name)))
     variables = network.init(jax.random.key(0), jnp.ones((1, 3)))
     assert list(variables["params"]) == ["1"]
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 7, 10, 2), (1, 5, 5, 1), (1, 1, 2, 1)])
+def test_max_pooling_is_torchs_and_gives_its_gradient_to_the_first_of_the_largest(shape: tuple[int, ...]) -> None:
+    x = np.maximum(np.round(draw(0, *shape)), 0)  # many ties
+    y, pull = jax.vjp(max_pool, jnp.asarray(x))
+    dy = draw(1, *y.shape)
+    expected = np.zeros_like(x)
+    for b, p, q, c in np.ndindex(*y.shape):
+        rows, columns = range(max(0, 2 * p - 1), 2 * p + 2), range(max(0, 2 * q - 1), 2 * q + 2)
+        seen = [(b, i, j, c) for i in rows for j in columns if i < shape[1] and j < shape[2]]
+        first = max(seen, key=lambda place: x[place])
+        assert y[b, p, q, c] == x[first]
+        expected[first] += dy[b, p, q, c]
+    np.testing.assert_allclose(pull(jnp.asarray(dy))[0], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_pooling_is_the_mean_in_float32() -> None:
