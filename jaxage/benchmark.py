@@ -153,13 +153,14 @@ def _measure(
     if rivals:
         torch = _Theirs(config, arch, trainable, data)
         contestants |= {"torch_step": torch.train, "torch_predict": torch.predict, "torch_epoch": torch.epoch}
+    difference = ours.difference()
     if config.profile:
         picture = config.profile.with_stem(f"{config.profile.stem}-{arch}-{trainable.replace(',', '+')}")
         timeline(picture, record(ours.epoch), f"an epoch of {arch} {trainable}")
     return {
         "arch": arch,
         "trainable": trainable,
-        "difference": ours.difference(),
+        "difference": difference,
         "compile_s": ours.compile_s,
         "gflop": ours.flops / 1e9,
         "share": ours.flops * (rates := _in_turns(contestants, config.rounds))["step"] / peak,

@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,15 @@ def small(tmp_path: Path, **changes: object) -> BenchmarkConfig:
     return BenchmarkConfig(**(settings | changes))  # type: ignore[arg-type]
 
 
-def test_rates_of_a_frozen_and_of_a_free_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_PAUSE", 0.0)
     monkeypatch.setattr(module, "available", lambda: False)
+
+
+def test_rates_of_a_frozen_and_of_a_free_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_every_program_compiled", nullcontext)
+    quick(monkeypatch)
     said: list[str] = []
     config = small(tmp_path, configurations=("resnet18:fc", "resnet18:all"), profile=tmp_path / "epoch.png")
     result = benchmark(config, said.append)
@@ -33,8 +40,7 @@ def test_rates_of_a_frozen_and_of_a_free_network(tmp_path: Path, monkeypatch: py
 
 
 def test_whole_processes_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SECONDS", 0.0)
-    monkeypatch.setattr(module, "available", lambda: False)
+    quick(monkeypatch)
     config = small(tmp_path, configurations=("resnet18:fc",), rounds=1, launch_epochs=1, launch_images=20)
     (launch,) = benchmark(config, lambda _: None)["launches"]
     assert launch["first_s"] > launch["second_s"] > 0

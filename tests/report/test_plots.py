@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from jaxage.report.plots import age_histograms, contact_sheet, curves, scatter
+from jaxage.report.plots import age_histograms, contact_sheet, curves, scatter, timeline
 
 
 def read(path: Path) -> Image.Image:
@@ -193,3 +193,15 @@ def test_age_histograms(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no ages in test"):
         age_histograms(tmp_path / "none.png", {"train": splits["train"], "test": np.empty(0)})
     assert not (tmp_path / "none.png").exists()
+
+
+def test_timeline(tmp_path: Path) -> None:
+    spans = [(0.0, 2.0, "compute"), (2.0, 1.0, "wait"), (5.0, 1.0, "host")]
+    timeline(tmp_path / "timeline.png", {"1: device": spans, "2: python": spans[2:]}, "an epoch")
+    image = read(tmp_path / "timeline.png")
+    assert image.size[0] == 1800
+    assert 0.02 < ink(image) < 0.6
+    for colour in ((0, 114, 178), (213, 94, 0), (107, 107, 107)):
+        assert (np.asarray(image) == colour).all(axis=2).sum() > 500
+    with pytest.raises(ValueError, match="nothing was recorded"):
+        timeline(tmp_path / "none.png", {}, "an epoch")

@@ -24,6 +24,7 @@ def report() -> dict[str, Any]:
         "data": {"name": "faces", "leakage": {"test_images_known": 4, "test_images_seen": 1}},
         "validation": scores,
         "test": scores | {"age_bands": age_bands(GUESS, AGE), "seen": None, "unseen": scores},
+        "solver": "adamw",
         "best_epoch": 3,
         "timing": {"total_s": 12.4, "compile_s": 3.6, "train_images_per_s": 99.6},
     }
