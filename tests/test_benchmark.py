@@ -44,7 +44,6 @@ def test_whole_processes_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     config = small(tmp_path, configurations=("resnet18:fc",), rounds=1, launch_epochs=1, launch_images=20)
     (launch,) = benchmark(config, lambda _: None)["launches"]
     assert launch["first_s"] > launch["second_s"] > 0
-    assert launch["first_mib"] > 100
 
 
 @pytest.mark.parametrize("text", ["resnet50:fc", "resnet18"])
