@@ -23,7 +23,7 @@ from jaxage.models.registry import Model
 from jaxage.order import Slots
 from jaxage.sources import Channels, Source, from_features, from_images
 from jaxage.trees import flatten, is_within
-from jaxage.types import Variables
+from jaxage.types import CacheFeatures, Variables
 
 _VERSION = 1
 BATCH_PER_DEVICE = 32
@@ -34,11 +34,15 @@ Features = Shaped[np.ndarray, "n *item"]
 
 @dataclass(frozen=True, eq=False)
 class Learning:
-    """What the learning part of a network is fed with: `slots` say where `feed` has the training images' views."""
+    """What the learning part of a network is fed with.
+
+    `slots` say where `feed` has the training images' views; `place` says where features are kept, "off" for images.
+    """
 
     feed: Feed
     slots: Slots
     source: Source
+    place: CacheFeatures = "off"
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +161,8 @@ def keep(prefix: Prefix, path: Path) -> Features:
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         out = np.lib.format.open_memmap(partial, "w+", _storable(prefix.dtype), prefix.shape)
+        with partial.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)  # a full disk is an error, and no signal later
         run_prefix(prefix, out.view(prefix.dtype))
         out.flush()
         with partial.open("rb") as file:

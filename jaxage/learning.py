@@ -4,6 +4,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def choose_learning(
         features = np.empty(prefix.shape, prefix.dtype)
         run_prefix(prefix, features)
     say(f"  {len(features):,} features ready in {time.perf_counter() - started:.1f} s")
-    return from_store(prefix, features, budget)
+    return replace(from_store(prefix, features, budget), place=place)
 
 
 _PLACES = {

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxage.assemble import assemble
-from jaxage.config import TrainConfig, cache_folder
+from jaxage.config import TrainConfig, cache_folder, to_json
 from jaxage.data.records import SPLITS, DataError, Records
 from jaxage.data.splits import leakage
 from jaxage.data.store import Dataset
@@ -28,7 +28,7 @@ from jaxage.pretrained.load import RANDOM, find_weights, merge
 from jaxage.pretrained.sources import WeightsUnavailableError
 from jaxage.report.plots import contact_sheet, curves, scatter
 from jaxage.report.writers import model_card, results_table, write_failures, write_predictions
-from jaxage.run import REPORT, claim, create_run, environment, find_run, unusual, write_json
+from jaxage.run import CONFIG, REPORT, claim, create_run, environment, find_run, unusual, write_json
 from jaxage.solve import solve
 from jaxage.trees import is_within
 from jaxage.types import Dtype, UserError, Variables
@@ -62,6 +62,8 @@ def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: 
     create_run(config, folder, {"data": dataset.sha256, "weights": weights})
     write_failures(folder / "failures.csv", dataset.failures)
     job, state, facts = assemble(config, folder, dataset, contract, variables, groups, started, say)
+    if config.cache_features == "auto":  # decided by measured times: resumed, the run must not decide otherwise
+        write_json(folder / CONFIG, to_json(replace(config, cache_features=job.learning.place)))
     if config.solver == "ridge":
         best, progress = solve(job, state.average, contract, create_model(config.arch).spec.head)
     else:

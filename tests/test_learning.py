@@ -101,6 +101,7 @@ def test_a_file_is_found_by_a_later_run(tmp_path: Path) -> None:
 def test_the_place_is_as_asked(tmp_path: Path, place: Any, resident: bool) -> None:
     learning, said = choose(tmp_path, cache_features=place, augment=False)
     assert learning.feed.resident is resident
+    assert learning.place == place
     assert learning.slots.shape[1] == 1
     assert "lost" not in said
     assert any((tmp_path / "features").iterdir()) is (place == "disk")
@@ -111,5 +112,6 @@ def test_off_and_a_single_epoch_learn_from_images(tmp_path: Path) -> None:
     for settings in ({"cache_features": "off"}, {"epochs": 1}):
         learning, said = choose(tmp_path, **settings)
         assert learning.feed.items.dtype == np.uint8
+        assert learning.place == "off"
         assert learning.slots.tolist() == TRAIN[:, None].tolist()
     assert "looks at 90 images" in said

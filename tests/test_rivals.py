@@ -46,6 +46,8 @@ def torch_equal(a: Any, b: Any) -> bool:
     return bool((a == b).all())
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its workers fork, which JAX minds
+@pytest.mark.filterwarnings("ignore:os.fork")
 def test_the_usual_loop_goes_from_files_to_test_error(tmp_path: Path) -> None:
     from jaxage.rivals import usual_loop
 

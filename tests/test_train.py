@@ -79,6 +79,9 @@ def test_the_folder_holds_all_that_is_promised(run: Run) -> None:
         assert (folder / name).stat().st_size > 0, name
     assert json.loads((folder / "report.json").read_text()) == report
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
+    decided = json.loads((folder / "config.json").read_text())
+    assert decided["cache_features"] in ("off", "disk", "device", "host")
+    assert decided["dtype"] == "float32"
     for name in ("curves.png", "scatter.png"):
         with Image.open(folder / name) as picture:
             assert min(picture.size) > 400
