@@ -1,42 +1,27 @@
 """How fast jaxage is on this machine, beside torch where it is installed: the same work, in one run, in turns."""
 
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from jax.sharding import Mesh
-from jax.stages import Compiled
-from PIL import Image
 
-from jaxage.assemble import assemble
-from jaxage.config import TrainConfig
-from jaxage.data.records import make_records
+from jaxage.contestants import Ours, Theirs, noise
 from jaxage.data.store import Dataset
-from jaxage.evaluate import predict_rows
-from jaxage.export import Contract
-from jaxage.feed import Feed, dispatches
-from jaxage.freeze import parse_trainable
-from jaxage.mesh import along_batch, in_turn, make_mesh, mesh_for, replicate, replicated
-from jaxage.order import epoch_order
+from jaxage.launch import launch
+from jaxage.mesh import along_batch, mesh_for
 from jaxage.profiler import record
 from jaxage.report.plots import timeline
-from jaxage.rivals import Torch, available
+from jaxage.rivals import available
 from jaxage.run import environment, write_json
-from jaxage.sources import from_images
-from jaxage.steps import make_predict_step
-from jaxage.types import Arch, CacheFeatures, Dtype, UserError
+from jaxage.types import Arch, Dtype, UserError
 
 CONFIGURATIONS = (
     "mobilenet_v2:classifier",
@@ -104,7 +89,7 @@ def benchmark(config: BenchmarkConfig, say: Callable[[str], None] = print) -> di
     mesh, rivals = mesh_for(config.batch_size), available()
     say(f"{mesh.size} x {mesh.devices.flat[0].device_kind}, JAX {jax.__version__}")
     say("torch beside it" if rivals else "torch and torchvision cannot be imported: jaxage alone")
-    data, peak = _images(config.images, config.image_size), _peak(mesh, config.dtype)
+    data, peak = noise(config.images, config.image_size), _peak(mesh, config.dtype)
     rows, launches = [], []
     say(_HEADER)
     with _every_program_compiled():
@@ -112,9 +97,12 @@ def benchmark(config: BenchmarkConfig, say: Callable[[str], None] = print) -> di
             rows.append(_measure(config, arch, trainable, data, peak, rivals))
             say(_line(rows[-1]))
     if config.launch_epochs:
+        files = noise(config.launch_images, config.image_size)
         say(f"from files to test metrics, {config.launch_epochs} epochs: first and second start, torch's usual loop")
         for arch, trainable in chosen:
-            launches.append(_launch(config, arch, trainable, rivals))
+            launches.append(
+                launch(arch, trainable, files, config.launch_epochs, config.batch_size, config.dtype, rivals=rivals)
+            )
             say("  ".join(f"{key} {value}" for key, value in launches[-1].items()))
     result = {
         "settings": asdict(config) | {"out": str(config.out), "profile": str(config.profile)},
@@ -134,37 +122,30 @@ def _parse(text: str) -> tuple[Arch, str]:
     return cast(Arch, arch), trainable
 
 
-def _images(n: int, size: int) -> Dataset:
-    """Noise: the speed does not depend on what images show."""
-    draw = np.random.default_rng(0)
-    images = draw.integers(0, 256, (n, size, size, 3), np.uint8)
-    splits = np.repeat(["train", "validation", "test"], [n - 2 * (n // 5), n // 5, n // 5])
-    records = make_records([f"{i:06}.jpg" for i in range(n)], draw.uniform(0, 100, n).tolist(), split=splits.tolist())
-    return Dataset("noise", records, images, (), "noise", "given")
-
-
 def _measure(
     config: BenchmarkConfig, arch: Arch, trainable: str, data: Dataset, peak: float, rivals: bool
 ) -> dict[str, Any]:
-    ours = _Ours(config, arch, trainable, data, "off")
+    work = arch, trainable, data, config.batch_size, config.dtype
+    ours = Ours(*work, "off")
     contestants = {"step": ours.train, "predict": ours.predict, "epoch": ours.epoch}
     if ours.start != ours.model.spec.units[0]:
-        cached = _Ours(config, arch, trainable, data, "device")
+        cached = Ours(*work, "device")
         contestants |= {"cached_step": cached.train, "cached_predict": cached.predict, "cached_epoch": cached.epoch}
     if rivals:
-        torch = _Theirs(config, arch, trainable, data)
+        torch = Theirs(*work, compiled=config.compile_torch)
         contestants |= {"torch_step": torch.train, "torch_predict": torch.predict, "torch_epoch": torch.epoch}
     difference = ours.difference()
     if config.profile:
         picture = config.profile.with_stem(f"{config.profile.stem}-{arch}-{trainable.replace(',', '+')}")
         timeline(picture, record(ours.epoch), f"an epoch of {arch} {trainable}")
+    rates = _in_turns(contestants, config.rounds)
     return {
         "arch": arch,
         "trainable": trainable,
         "difference": difference,
         "compile_s": ours.compile_s,
         "gflop": ours.flops / 1e9,
-        "share": ours.flops * (rates := _in_turns(contestants, config.rounds))["step"] / peak,
+        "share": ours.flops * rates["step"] / peak,
         "step_bytes": ours.step_bytes,
         **rates,
     }
@@ -187,109 +168,6 @@ def _in_turns(contestants: dict[str, Callable[[], int]], rounds: int) -> dict[st
     return {name: statistics.median(rates) for name, rates in found.items()}
 
 
-class _Ours:
-    """A job of jaxage, assembled as for a run but without augmentation; its state goes on from call to call."""
-
-    def __init__(
-        self, config: BenchmarkConfig, arch: Arch, trainable: str, data: Dataset, cache_features: CacheFeatures
-    ) -> None:
-        settings = TrainConfig(
-            arch=arch,
-            trainable=trainable,
-            loss="l1",
-            epochs=1,
-            batch_size=config.batch_size,
-            augment=False,
-            cache_features=cache_features,
-            dtype=config.dtype,
-        )
-        self._data, self._batch = data, config.batch_size
-        self._contract = Contract(arch, "l1", config.image_size, 40.0, 20.0, config.dtype)
-        self.model = self._contract.model()
-        self._variables = self.model.init(jax.random.key(0))
-        groups = parse_trainable(trainable, self._variables["params"])
-        job, self._state, facts = assemble(
-            settings, Path(), data, self._contract, self._variables, groups, time.perf_counter(), lambda _: None
-        )
-        self._job = job
-        self.start = job.learning.source.start
-        self.compile_s = facts["timing"]["compile_s"]
-        self._order = jax.device_put(epoch_order(job.learning.slots, 0, 1, self._batch), replicated(job.mesh))
-        self._count = max(job.train_steps)
-        one: Any = job.train_steps[1]
-        arguments = next(dispatches(job.learning.feed, self._order, 0, 1))
-        compiled: Any = one if isinstance(one, Compiled) else one.lower(self._state, *arguments).compile()
-        self.flops = compiled.cost_analysis()["flops"] * job.mesh.size / self._batch
-        self.step_bytes = compiled.memory_analysis().temp_size_in_bytes
-
-    def train(self) -> int:
-        """One dispatch."""
-        self._steps(1)
-        return self._count * self._batch
-
-    def predict(self) -> int:
-        """One batch, or as many as a run predicts at once."""
-        rows = np.resize(np.arange(len(self._data.records)), self._job.predict_batch)
-        predict_rows(self._job.predict_step, self._state.average, self._job.learning.feed, rows, len(rows))
-        return len(rows)
-
-    def epoch(self) -> int:
-        """All training images, then the validation split."""
-        self._steps(len(self._order.rows) // self._count)
-        rows = self._data.records.rows_of("validation")
-        predict_rows(
-            self._job.predict_step, self._state.average, self._job.learning.feed, rows, self._job.predict_batch
-        )
-        return len(self._job.learning.slots) + len(rows)
-
-    def difference(self) -> float:
-        """Between predictions of a batch on this device and on the CPU in float32, with the first weights, in years."""
-        rows = np.arange(self._batch)
-        here = predict_rows(self._job.predict_step, self._state.average, self._job.learning.feed, rows, self._batch)
-        exact = replace(self._contract, dtype="float32")
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            mesh = make_mesh(jax.local_devices(backend="cpu")[:1])
-            source = from_images(exact.model(), (exact.mean, exact.std))
-            predict = make_predict_step(exact.model(), exact.objective(), source, mesh)
-            feed = Feed(self._data.images, self._data.records.age, mesh)
-            there = predict_rows(predict, replicate(self._variables, mesh), feed, rows, self._batch)
-        return float(np.abs(here - there).max())
-
-    def _steps(self, dispatched: int) -> None:
-        feed = self._job.learning.feed
-        for _ in range(dispatched):
-            self._state, flag = self._job.train_steps[self._count](self._state, feed.items, feed.ages, self._order)
-            in_turn(flag)
-        jax.block_until_ready(self._state)
-
-
-class _Theirs:
-    """The same in torch."""
-
-    def __init__(self, config: BenchmarkConfig, arch: Arch, trainable: str, data: Dataset) -> None:
-        self._torch = Torch(arch, trainable, data.images, data.records.age, config.dtype, compiled=config.compile_torch)
-        self._batch = config.batch_size
-        self._parts = [data.records.rows_of(split) for split in ("train", "validation")]
-
-    def train(self) -> int:
-        """One step."""
-        return self._run(self._torch.train, np.resize(self._parts[0], self._batch))
-
-    def predict(self) -> int:
-        """One batch."""
-        return self._run(self._torch.predict, np.resize(self._parts[1], self._batch))
-
-    def epoch(self) -> int:
-        """All training images, then the validation split."""
-        return self._run(self._torch.train, self._parts[0]) + self._run(self._torch.predict, self._parts[1])
-
-    def _run(self, function: Callable[[np.ndarray], object], rows: np.ndarray) -> int:
-        for start in range(0, len(rows), self._batch):
-            function(rows[start : start + self._batch])
-        self._torch.wait()
-        return len(rows)
-
-
 def _peak(mesh: Mesh, dtype: Dtype) -> float:
     """FLOP a second of a large matrix product on each device, the best of several."""
     n = 1536 if mesh.devices.flat[0].platform == "cpu" else 8192
@@ -302,50 +180,6 @@ def _peak(mesh: Mesh, dtype: Dtype) -> float:
         a = product(a).block_until_ready()
         times.append(time.perf_counter() - started)
     return 2 * mesh.size * n**3 / min(times)
-
-
-def _launch(config: BenchmarkConfig, arch: Arch, trainable: str, rivals: bool) -> dict[str, Any]:
-    """Seconds of whole processes: with nothing kept before, once more, and torch's usual loop."""
-    epochs, size, batch = config.launch_epochs, config.image_size, config.batch_size
-    with tempfile.TemporaryDirectory(prefix="jaxage-benchmark-") as name:
-        folder = Path(name)
-        table = _write_files(folder, _images(config.launch_images, size))
-        settings = {
-            "arch": arch, "trainable": trainable, "weights": "random", "data": table, "image_size": size,
-            "epochs": epochs, "batch_size": batch, "dtype": config.dtype,
-        }  # fmt: skip
-        options = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
-        ours = [sys.executable, "-m", "jaxage.cli", "train", *options]
-        theirs = [sys.executable, "-m", "jaxage.rivals", str(table), arch, trainable, *map(str, (size, batch, epochs))]
-        variables = dict(os.environ) | {"JAXAGE_CACHE": str(folder / "cache")}
-        runs = {"first": [*ours, f"--out={folder / 'first'}"], "second": [*ours, f"--out={folder / 'second'}"]}
-        if rivals:
-            runs["torch"] = theirs
-        found: dict[str, Any] = {"arch": arch, "trainable": trainable, "images": config.launch_images}
-        for key, command in runs.items():
-            found[f"{key}_s"] = round(_run_process(command, variables, folder / "output.txt"), 2)
-    return found
-
-
-def _run_process(command: list[str], variables: dict[str, str], output: Path) -> float:
-    """Seconds that a process takes. Raises RuntimeError with the end of its output if it fails."""
-    started = time.perf_counter()
-    with output.open("w", encoding="utf-8") as file:
-        done = subprocess.run(command, env=variables, stdout=file, stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{output.read_text(encoding='utf-8')[-3000:]}")
-    return time.perf_counter() - started
-
-
-def _write_files(folder: Path, data: Dataset) -> Path:
-    """The images as JPEG files, and a CSV of them."""
-    table = folder / "faces.csv"
-    columns = data.records.path, data.records.age, data.records.split
-    lines = [f"{path},{age:.1f},{split}" for path, age, split in zip(*columns, strict=True)]
-    table.write_text("path,age,split\n" + "\n".join(lines) + "\n", encoding="utf-8")
-    for path, pixels in zip(data.records.path, data.images, strict=True):
-        Image.fromarray(pixels).save(folder / path, quality=90)
-    return table
 
 
 _COLUMNS = ("step", "cached_step", "torch_step", "predict", "torch_predict", "epoch", "cached_epoch", "torch_epoch")

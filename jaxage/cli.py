@@ -22,11 +22,12 @@ from jaxage.data.options import Options
 from jaxage.data.synthetic import write_synthetic
 from jaxage.evaluate import evaluate as score
 from jaxage.fit import Diverged, Stopped
-from jaxage.load import DEMO_FACES, DEMO_SIZE
+from jaxage.load import DEMO_FACES, DEMO_SIZE, image_size
 from jaxage.predict import predict as predict_ages
 from jaxage.prepare import prepare_crops, prepare_csv
 from jaxage.pretrained.sources import WeightsUnavailableError
 from jaxage.report.writers import scores_table
+from jaxage.run import find_run
 from jaxage.runtime import prepare_jax, restart_with_huge_pages
 from jaxage.train import train as run_training
 from jaxage.types import Arch, Split, UserError
@@ -38,6 +39,7 @@ _Images = tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar
 
 def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> None:
     """Fine-tune a network on faces, and test it."""
+    prepare_jax(image_size(find_run(config)[0]))  # a resumed run has the settings it began with
     run_training(config)
 
 
@@ -57,6 +59,7 @@ def evaluate(
         max_bad: The largest share of images that may be missing or broken; without it, the run's.
         out: A JSON file to write the scores to as well.
     """
+    prepare_jax()
     scores = score(run, data, on, max_bad)
     print(scores_table({scores["split"]: scores}))
     if scores["failed"]:
@@ -72,6 +75,7 @@ def predict(run: _Run, images: _Images) -> None:
         run: The folder of a finished run, or its model folder.
         images: Face crops, framed like the ones the model was trained on.
     """
+    prepare_jax()
     for path, age in zip(images, predict_ages(run, images), strict=True):
         print(f"{path}\t{age:.1f}")
 
@@ -143,11 +147,13 @@ def convert(arch: Arch, weights: str, out: Path | None = None) -> None:
         weights: A tag of weights/manifest.json, or a .pth or .safetensors file.
         out: The folder to write into; without it, weights/.
     """
+    prepare_jax()
     convert_weights(arch, weights, out)
 
 
 def benchmark(config: Annotated[BenchmarkConfig, tyro.conf.arg(name="")]) -> None:
     """Measure how fast this machine trains, beside torch where it is installed."""
+    prepare_jax(config.image_size)
     run_benchmark(config)
 
 
@@ -165,7 +171,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exits with 1 and one message on what the user can mend, with 128 + n after signal n."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
-    prepare_jax()
     try:
         tyro.extras.subcommand_cli_from_dict(
             _COMMANDS,

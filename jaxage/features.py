@@ -103,11 +103,8 @@ class Prefix:
 def run_prefix(prefix: Prefix, out: Features) -> None:
     """Write the features of every image and view into `out`, in the order of `slots`; as many as it has room for."""
     n, trained, views = len(prefix.feed.items), len(prefix.train_rows), prefix.views
-    further = [
-        np.repeat(prefix.train_rows, views - 1),
-        np.arange(trained * views).reshape(trained, views)[:, 1:].ravel(),
-    ]
-    rows, codes = (np.concatenate(each)[: len(out)] for each in zip((np.arange(n), np.zeros(n)), further, strict=True))
+    rows = np.concatenate([np.arange(n), np.repeat(prefix.train_rows, views - 1)])[: len(out)]
+    codes = np.concatenate([np.zeros(n), np.arange(trained * views).reshape(trained, views)[:, 1:].ravel()])[: len(out)]
     size = BATCH_PER_DEVICE * prefix.feed.mesh.size
     rows, codes = (np.resize(each, (-(-len(rows) // size), size)).astype(np.int32) for each in (rows, codes))
     waiting: deque[Array] = deque()

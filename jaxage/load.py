@@ -18,15 +18,20 @@ DEMO_FACES, DEMO_SIZE, REAL_SIZE = 2400, 64, 224
 _VERSION = 1
 
 
+def image_size(config: TrainConfig) -> int:
+    """Height and width in pixels that `config` asks for."""
+    return config.image_size or (DEMO_SIZE if config.data is None else REAL_SIZE)
+
+
 def load_data(config: TrainConfig, cache: Path, say: Callable[[str], None] = print) -> Dataset:
     """The faces of `config.data`, or drawn ones if it is None; decoded images, and the drawn ones, are kept in `cache`.
 
     Raises DataError as `load_dataset` does.
     """
     options: dict[str, Any] = {"split": config.split, "seed": config.seed, "cache": cache, "max_bad": config.max_bad}
+    size = image_size(config)
     if config.data is not None:
-        return load_dataset(config.data, config.image_size or REAL_SIZE, **options)
-    size = config.image_size or DEMO_SIZE
+        return load_dataset(config.data, size, **options)
     return replace(load_dataset(_drawn(config, size, cache / "drawn", say), size, **options), name="synthetic")
 
 

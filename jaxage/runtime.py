@@ -10,18 +10,23 @@ import jax
 
 from jaxage.config import cache_folder
 
+_SMALL = 100
+"""Side of an image below which one CPU device is faster than many: each does the optimiser's work anew."""
 
-def prepare_jax() -> None:
+
+def prepare_jax(image_size: int | None = None) -> None:
     """As many CPU devices as cores, and compiled programs kept in jaxage's cache folder; what the user set stays.
 
-    One device leaves a part of the cores idle. `JAX_NUM_CPU_DEVICES`, `JAX_COMPILATION_CACHE_DIR` (or JAX's config of
-    these names) and `--xla_force_host_platform_device_count` in `XLA_FLAGS` go before. To be called before JAX looks
-    for devices: later it cannot change them.
+    One device leaves a part of the cores idle, but is the faster choice for training on small images.
+    `JAX_NUM_CPU_DEVICES`, `JAX_COMPILATION_CACHE_DIR` (or JAX's config of these names) and
+    `--xla_force_host_platform_device_count` in `XLA_FLAGS` go before. To be called before JAX looks for devices: later
+    it cannot change them.
     """
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if jax.config.values["jax_num_cpu_devices"] == -1 and not chosen:
         with suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+            small = image_size is not None and image_size < _SMALL
+            jax.config.update("jax_num_cpu_devices", 1 if small else len(os.sched_getaffinity(0)))
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

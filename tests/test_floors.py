@@ -16,7 +16,7 @@ FLOORS = [
     {"optim", "sources"},
     {"state", "steps", "mesh", "checkpoint", "run", "export", "feed", "features", "placement"},
     {"learning", "assemble", "solve", "fit", "train", "evaluate", "predict", "convert", "prepare", "load", "report"},
-    {"benchmark", "cli", "__init__"},
+    {"benchmark", "contestants", "launch", "cli", "__init__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 

@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxage.models.layers import BatchNorm, Conv, Linear, pool
+from jaxage.models.layers import BatchNorm, Conv, Linear
+from jaxage.models.pooling import pool
 from jaxage.models.registry import Model, Output, Spec
 from jaxage.types import Variables
 

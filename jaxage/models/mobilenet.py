@@ -8,7 +8,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxage.models.layers import BatchNorm, Conv, FeatureMap, Linear, Sequential, chosen, pool
+from jaxage.models.convolutions import FeatureMap
+from jaxage.models.layers import BatchNorm, Conv, Linear, Sequential, chosen
+from jaxage.models.pooling import pool
 
 STAGES = (*(f"features.{i}" for i in range(19)), "avgpool", "classifier")
 UNITS = STAGES

@@ -7,7 +7,7 @@ close enough, and torch and we agree to 1e-7.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxage.models import layers
+from jaxage.models import convolutions, layers, pooling
 from jaxage.models.mobilenet import MobileNetV2
 from jaxage.models.registry import create_model
 from jaxage.models.resnet import ResNet18
@@ -88,7 +88,9 @@ _OPTIONS = {"resnet18": None, "mobilenet_v2": {"xla_backend_optimization_level":
 def _double_precision() -> Iterator[None]:
     """The layers keep statistics and the head in float32 whatever the dtype of the rest: read it as float64."""
     wide = SimpleNamespace(**vars(jnp) | {"float32": jnp.float64})
-    with jax.enable_x64(True), mock.patch.object(layers, "jnp", wide):
+    with jax.enable_x64(True), ExitStack() as stack:
+        for module in (convolutions, layers, pooling):
+            stack.enter_context(mock.patch.object(module, "jnp", wide))
         yield
 
 

@@ -3,12 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxage.models.layers import conv_general
+from jaxage.models.convolutions import conv_general
 from jaxage.models.winograd import conv_winograd
-
-
-def draw(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+from tests.models.compare import draw
 
 
 @pytest.mark.parametrize(("height", "width", "inputs", "outputs"), [(1, 1, 1, 2), (4, 7, 3, 5), (5, 2, 4, 1)])
