@@ -25,7 +25,7 @@ Part = Callable[..., nn.Module] | None
 _SMALL_MAP = 49
 """Positions of an output up to which a matrix product is the faster form on the CPU."""
 
-_WIDE, _SMALLEST_TILED = 128, 16
+_WIDE, _SMALLEST_TILED = 128, 49
 """Channels, and positions of an output, from which Winograd's form is the faster one on the CPU."""
 
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
