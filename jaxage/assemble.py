@@ -14,12 +14,14 @@ from jaxage.data.store import Dataset
 from jaxage.export import Contract
 from jaxage.features import Learning, Prefix
 from jaxage.feed import dispatches, make_feed, rate
-from jaxage.fit import Job, steps_per_epoch
+from jaxage.fit import Job, Stage, steps_per_epoch
 from jaxage.freeze import Group, describe, first_moving, label_tree, live_batch_norms, trainable_mask
 from jaxage.learning import choose_learning
+from jaxage.losses import balanced
 from jaxage.mesh import mesh_for, replicate
 from jaxage.optim import make_optimizer, make_schedule
 from jaxage.order import epoch_order
+from jaxage.phases import labels_in, make_phases, parse_unfreeze
 from jaxage.state import TrainState, init_state
 from jaxage.steps import make_predict_step, make_train_step
 from jaxage.trees import count, flatten
@@ -44,11 +46,13 @@ def assemble(
     """The loop's job, its first state, and facts for the report (`network` and `timing`)."""
     model, objective, mesh = contract.model(), contract.objective(), mesh_for(config.batch_size)
     labels = label_tree(variables["params"], groups)
-    live = live_batch_norms(variables["batch_stats"], groups, config.frozen_bn)
+    live = live_batch_norms(variables["batch_stats"], labels, config.frozen_bn)
     say(_plan(config, dataset))
     say(describe(variables["params"], labels, groups, live, len(flatten(variables["batch_stats"])) // 2))
     steps = steps_per_epoch(config, dataset.records)
-    optimizer = make_optimizer(config, groups, labels, config.epochs * steps)
+    total = config.epochs * steps
+    firsts = parse_unfreeze(config.unfreeze, groups, total)
+    optimizer = make_optimizer(config, groups, labels, total, firsts)
     state = replicate(init_state(variables, optimizer), mesh)
     prefix = Prefix(
         model=model,
@@ -58,6 +62,7 @@ def assemble(
         feed=make_feed(dataset.images, dataset.records.age, mesh, config.memory_budget),
         train_rows=dataset.records.rows_of("train"),
         views=config.views if config.augment else 1,
+        flip=config.flip,
         seed=config.seed,
     )
     train, validation, test = (len(dataset.records.rows_of(split)) for split in SPLITS)
@@ -69,29 +74,37 @@ def assemble(
         say(f"more than the memory budget allows: streamed, up to {stream:,.0f} images a second")
 
     lowered = time.perf_counter()
-    train_steps: dict[int, Any] = {
-        count: make_train_step(
-            model,
-            objective,
-            optimizer,
-            labels,
-            live,
-            learning.source,
-            average_decay=config.ema,
-            seed=config.seed,
-            mesh=mesh,
-            count=count,
-        )
-        for count in {1, steps_per_dispatch(steps, learning)}
-    }
-    most = max(train_steps)
     order = epoch_order(learning.slots, config.seed, 1, config.batch_size)
-    arguments = next(dispatches(learning.feed, order, 0, most))
-    train_steps[most] = train_steps[most].lower(state, *arguments).compile()
+    most = steps_per_dispatch(steps, learning)
+    arguments = next(dispatches(learning.feed, order, 0, len(order.rows), most))
+    goal = objective
+    if config.balance:
+        goal = balanced(objective, dataset.records.age[dataset.records.rows_of("train")], config.balance)
+    stages = []
+    for phase in make_phases(firsts, total):
+        now = labels_in(phase, labels)
+        live_now = live_batch_norms(variables["batch_stats"], now, config.frozen_bn)
+        train_steps: dict[int, Any] = {
+            count: make_train_step(
+                model,
+                goal,
+                optimizer,
+                now,
+                live_now,
+                learning.source,
+                average_decay=config.ema,
+                seed=config.seed,
+                mesh=mesh,
+                count=count,
+            )
+            for count in {1, most}
+        }
+        train_steps[most] = train_steps[most].lower(state, *arguments).compile()
+        stages.append(Stage(phase, train_steps))
     predict: Any = make_predict_step(model, objective, learning.source, mesh)
     predict_batch = _HEAD_BATCH if head_only else config.batch_size
-    rows = np.zeros(predict_batch, np.int32)
-    predict = predict.lower(state.average, arguments[0], rows).compile()
+    looks = np.zeros((predict_batch, 1 + config.flip), np.int32)
+    predict = predict.lower(state.average, arguments[0], looks).compile()
     compile_s = time.perf_counter() - lowered
     say(f"compiled in {compile_s:.1f} s")
 
@@ -101,10 +114,8 @@ def assemble(
         "trainable_parameters": sum(jax.tree.leaves(learns)),
         "frozen_bn": config.frozen_bn,
     }
-    schedule = make_schedule(config, config.epochs * steps)
-    job = Job(
-        config, folder, dataset.records, learning, train_steps, predict, predict_batch, schedule, mesh, say, started
-    )
+    schedule = make_schedule(config, total)
+    job = Job(config, folder, dataset.records, learning, stages, predict, predict_batch, schedule, mesh, say, started)
     return job, state, {"network": network, "timing": {"compile_s": compile_s, "stream_images_per_s": stream}}
 
 

@@ -74,6 +74,17 @@ class TrainConfig:
     solver: Solver = "adamw"
     """"ridge" finds a head of one output in closed form, with the strength that is best on the validation split."""
 
+    unfreeze: str = ""
+    """When groups of --trainable begin to learn, as shares of all steps, such as layer4@0.1,layer3@0.3; until then they
+    are frozen. The others learn from the first step."""
+
+    balance: float = 0.0
+    """Count rare ages more: an image's loss is weighted by the smoothed number of training images of its age to the
+    power of minus this; 1 makes all ages count alike."""
+
+    flip: bool = True
+    """Predict the mean of an image's age and its mirror's."""
+
     frozen_bn: FrozenBatchNorm = "eval"
     """Frozen BatchNorm: "eval" keeps its running statistics; "train" does as plain PyTorch does, which normalises by
     the batch and lets them drift."""
@@ -84,6 +95,9 @@ class TrainConfig:
 
     seed: int = 0
     """Of the split, the new head, the order of images, the augmentation, and the drawn faces."""
+
+    split_seed: int | None = None
+    """Of the split and the drawn faces alone, where it is not --seed: runs that differ by --seed then share a test."""
 
     max_bad: float = 0.01
     """The largest share of images that may be missing or broken before the run stops."""
@@ -106,8 +120,11 @@ class TrainConfig:
         for name in ("warmup", "ema", "max_bad"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(self, name)}")
-        if self.seed < 0:
-            raise UserError(f"--seed must not be negative, got {self.seed}")
+        if not 0 <= self.balance <= 1:
+            raise UserError(f"--balance must lie in [0, 1], got {self.balance}")
+        for name in ("seed", "split_seed"):
+            if (getattr(self, name) or 0) < 0:
+                raise UserError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
         if self.memory_budget is not None and not 0 <= self.memory_budget < math.inf:
             raise UserError(f"--memory-budget must be a finite number from 0, got {self.memory_budget}")
         if not self.weight_decay >= 0:

@@ -60,9 +60,10 @@ class Ours:
             augment=False,
             cache_features=cache_features,
             dtype=dtype,
+            flip=False,
         )
         self._data, self._batch = data, batch_size
-        self._contract = Contract(arch, "l1", data.images.shape[1], 40.0, 20.0, dtype)
+        self._contract = Contract(arch, "l1", data.images.shape[1], 40.0, 20.0, dtype=dtype)
         self.model = self._contract.model()
         self._variables = self.model.init(jax.random.key(0))
         groups = parse_trainable(trainable, self._variables["params"])
@@ -73,9 +74,10 @@ class Ours:
         self.start = job.learning.source.start
         self.compile_s = facts["timing"]["compile_s"]
         self._order = jax.device_put(epoch_order(job.learning.slots, 0, 1, self._batch), replicated(job.mesh))
-        self._count = max(job.train_steps)
-        one: Any = job.train_steps[1]
-        arguments = next(dispatches(job.learning.feed, self._order, 0, 1))
+        self._train_steps = job.stages[0].train_steps
+        self._count = max(self._train_steps)
+        one: Any = self._train_steps[1]
+        arguments = next(dispatches(job.learning.feed, self._order, 0, 1, 1))
         compiled: Any = one if isinstance(one, Compiled) else one.lower(self._state, *arguments).compile()
         self.flops = compiled.cost_analysis()["flops"] * job.mesh.size / self._batch
         self.step_bytes = compiled.memory_analysis().temp_size_in_bytes
@@ -88,7 +90,7 @@ class Ours:
     def predict(self) -> int:
         """One batch, or as many as a run predicts at once."""
         rows = np.resize(np.arange(len(self._data.records)), self._job.predict_batch)
-        predict_rows(self._job.predict_step, self._state.average, self._job.learning.feed, rows, len(rows))
+        predict_rows(self._job.predict_step, self._state.average, self._job.learning.feed, rows[:, None], len(rows))
         return len(rows)
 
     def epoch(self) -> int:
@@ -96,13 +98,13 @@ class Ours:
         self._steps(len(self._order.rows) // self._count)
         rows = self._data.records.rows_of("validation")
         predict_rows(
-            self._job.predict_step, self._state.average, self._job.learning.feed, rows, self._job.predict_batch
+            self._job.predict_step, self._state.average, self._job.learning.feed, rows[:, None], self._job.predict_batch
         )
         return len(self._job.learning.slots) + len(rows)
 
     def difference(self) -> float:
         """Between predictions of a batch on this device and on the CPU in float32, with the first weights, in years."""
-        rows = np.arange(self._batch)
+        rows = np.arange(self._batch)[:, None]
         here = predict_rows(self._job.predict_step, self._state.average, self._job.learning.feed, rows, self._batch)
         exact = replace(self._contract, dtype="float32")
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
@@ -116,7 +118,7 @@ class Ours:
     def _steps(self, dispatched: int) -> None:
         feed = self._job.learning.feed
         for _ in range(dispatched):
-            self._state, flag = self._job.train_steps[self._count](self._state, feed.items, feed.ages, self._order)
+            self._state, flag = self._train_steps[self._count](self._state, feed.items, feed.ages, self._order)
             in_turn(flag)
         jax.block_until_ready(self._state)
 

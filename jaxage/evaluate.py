@@ -13,22 +13,30 @@ from jaxage.feed import Feed, batches, make_feed
 from jaxage.load import load_data
 from jaxage.mesh import in_turn, make_mesh, replicate
 from jaxage.metrics import METRICS, age_bands, summary
+from jaxage.order import Slots
 from jaxage.run import read_config, require_inputs
 from jaxage.sources import from_images
 from jaxage.steps import PredictStep, make_predict_step
 from jaxage.types import Split, UserError, Variables
 
 
-def predict_rows(
-    predict: PredictStep, variables: Variables, feed: Feed, rows: np.ndarray, batch_size: int
-) -> np.ndarray:
-    """Ages in years, float32, of the chosen rows, in their order. Batches are filled up."""
+def predict_rows(predict: PredictStep, variables: Variables, feed: Feed, looks: Slots, batch_size: int) -> np.ndarray:
+    """Ages in years, float32, of the faces that `looks` (n, 1 or 2) say where to find, in their order.
+
+    Batches are filled up.
+    """
     devices = feed.mesh.size
     size = -(-batch_size // devices) * devices
-    padded = np.resize(rows, -(-len(rows) // size) * size).astype(np.int32)
-    parts = batches(feed, padded.reshape(-1, size))
-    ages = [in_turn(predict(variables, items, batch)) for items, _, batch in parts]
-    return np.concatenate([np.asarray(part) for part in ages])[: len(rows)]
+    steps, each = -(-len(looks) // size), looks.shape[1]
+    padded = np.resize(looks, (steps, size * each)).astype(np.int32)
+    parts = batches(feed, padded)
+    ages = [in_turn(predict(variables, items, batch.reshape(size, each))) for items, _, batch in parts]
+    return np.concatenate([np.asarray(part) for part in ages])[: len(looks)]
+
+
+def images_at(rows: np.ndarray, flip: bool) -> Slots:
+    """Where a feed of images has these rows, as they are and, with `flip`, again for their mirrors."""
+    return np.repeat(rows[:, None], 1 + flip, axis=1).astype(np.int32)
 
 
 def scores(prediction: np.ndarray, age: np.ndarray) -> dict[str, float | None]:
@@ -67,7 +75,7 @@ def evaluate(
     source = from_images(model, (contract.mean, contract.std))
     step = make_predict_step(model, contract.objective(), source, mesh)
     feed = make_feed(dataset.images, dataset.records.age, mesh, config.memory_budget)
-    prediction = predict_rows(step, replicate(variables, mesh), feed, rows, config.batch_size)
+    prediction = predict_rows(step, replicate(variables, mesh), feed, images_at(rows, contract.flip), config.batch_size)
     scored = summary(prediction, part.age, part.identity, config.seed)
     about = {"data": dataset.name, "split": split or "all", "failed": len(dataset.failures)}
     return about | scored | {"age_bands": age_bands(prediction, part.age)}

@@ -31,7 +31,7 @@ class Contract:
 
     Input: RGB in 0-1, the shorter side resized to `image_size` (bilinear, antialiased), centre-cropped to a square,
     then `(x - mean) / std`. Output: `outputs` logits that the objective `loss`, with `age_mean` and `age_std` in years,
-    turns into an age.
+    turns into an age; with `flip` it is the mean of that and the mirror image's.
     """
 
     arch: Arch
@@ -39,6 +39,7 @@ class Contract:
     image_size: int
     age_mean: float
     age_std: float
+    flip: bool = False
     dtype: Dtype = "float32"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD

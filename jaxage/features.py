@@ -25,7 +25,7 @@ from jaxage.sources import Channels, Source, from_features, from_images
 from jaxage.trees import flatten, is_within
 from jaxage.types import CacheFeatures, Variables
 
-_VERSION = 1
+_VERSION = 2
 BATCH_PER_DEVICE = 32
 _AHEAD = 2
 
@@ -36,11 +36,13 @@ Features = Shaped[np.ndarray, "n *item"]
 class Learning:
     """What the learning part of a network is fed with.
 
-    `slots` say where `feed` has the training images' views; `place` says where features are kept, "off" for images.
+    `slots` say where `feed` has the training images' views, `looks` where it has every image as it is and, in a second
+    column, its mirror; `place` says where features are kept, "off" for images.
     """
 
     feed: Feed
     slots: Slots
+    looks: Slots
     source: Source
     place: CacheFeatures = "off"
 
@@ -49,7 +51,8 @@ class Learning:
 class Prefix:
     """A network below the unit `start`, as a constant function of the images in `feed`.
 
-    `train_rows` of them are wanted as each of `views` views (see `jaxage.data.augment.view`), the others as they are.
+    `train_rows` of them are wanted as each of `views` views (see `jaxage.data.augment.view`), the others as they are
+    and, with `flip`, as their mirrors.
     """
 
     model: Model
@@ -59,12 +62,14 @@ class Prefix:
     feed: Feed
     train_rows: np.ndarray
     views: int
+    flip: bool
     seed: int
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """(n, ...) of all features: of every image, then of the further views of each training image."""
-        return len(self.feed.items) + len(self.train_rows) * (self.views - 1), *self._item.shape[1:]
+        """(n, ...) of all features: of every image, of the further views of each training image, of mirrors."""
+        count = len(self.feed.items) + len(self.train_rows) * (self.views - 1) + len(self._mirrored)
+        return count, *self._item.shape[1:]
 
     @cached_property
     def dtype(self) -> np.dtype:
@@ -84,6 +89,31 @@ class Prefix:
         return np.column_stack([self.train_rows, places]).astype(np.int32)
 
     @cached_property
+    def looks(self) -> Slots:
+        """Where every image is and, with `flip`, its mirror; training images, never tested, stand for theirs."""
+        images = np.arange(len(self.feed.items))
+        mirrors = images.copy()
+        mirrors[self._mirrored] = self.shape[0] - len(self._mirrored) + np.arange(len(self._mirrored))
+        return np.column_stack([images, mirrors][: 1 + self.flip]).astype(np.int32)
+
+    @cached_property
+    def _mirrored(self) -> np.ndarray:
+        return np.setdiff1d(np.arange(len(self.feed.items)), self.train_rows)[: None if self.flip else 0]
+
+    def wanted(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the feed and codes of the views (see `jaxage.data.augment.view`) of all features, in their order."""
+        n, trained, views = len(self.feed.items), len(self.train_rows), self.views
+        rows = np.concatenate([np.arange(n), np.repeat(self.train_rows, views - 1), self._mirrored])
+        further = np.arange(trained * self._kinds).reshape(trained, self._kinds)[:, 1:views]
+        codes = np.concatenate([np.zeros(n), further.ravel(), np.ones(len(self._mirrored))])
+        return rows, codes
+
+    @property
+    def _kinds(self) -> int:
+        """Of views that are told apart: a mirror is the second kind, whether or not training images have it."""
+        return max(self.views, 1 + self.flip)
+
+    @cached_property
     def _item(self) -> jax.ShapeDtypeStruct:
         images = jax.ShapeDtypeStruct((1, *self.feed.items.shape[1:]), jnp.float32)
         return jax.eval_shape(lambda v, x: self.model.features(v, x, self.start), self.variables, images)
@@ -91,7 +121,7 @@ class Prefix:
     @cached_property
     def extract(self) -> Wrapped:
         """`extract(variables, images, rows, codes) -> features`, jit-compiled."""
-        views = from_images(self.model, self.channels, start=self.start, views=self.views, seed=self.seed)
+        views = from_images(self.model, self.channels, start=self.start, views=self._kinds, seed=self.seed)
 
         def extract(variables: Variables, images: Array, rows: Int[Array, " b"], codes: Int[Array, " b"]) -> Array:
             return views.train(jax.random.key(0), variables, images[rows], codes)
@@ -102,11 +132,9 @@ class Prefix:
 
 def run_prefix(prefix: Prefix, out: Features) -> None:
     """Write the features of every image and view into `out`, in the order of `slots`; as many as it has room for."""
-    n, trained, views = len(prefix.feed.items), len(prefix.train_rows), prefix.views
-    rows = np.concatenate([np.arange(n), np.repeat(prefix.train_rows, views - 1)])[: len(out)]
-    codes = np.concatenate([np.zeros(n), np.arange(trained * views).reshape(trained, views)[:, 1:].ravel()])[: len(out)]
     size = BATCH_PER_DEVICE * prefix.feed.mesh.size
-    rows, codes = (np.resize(each, (-(-len(rows) // size), size)).astype(np.int32) for each in (rows, codes))
+    count = -(-len(out) // size)
+    rows, codes = (np.resize(each[: len(out)], (count, size)).astype(np.int32) for each in prefix.wanted())
     waiting: deque[Array] = deque()
     written = 0
 
@@ -135,7 +163,7 @@ def feature_key(prefix: Prefix, data_sha256: str) -> str:
     }
     device = prefix.feed.mesh.devices.flat[0]
     about = [_VERSION, jax.__version__, device.platform, prefix.model.spec.arch, prefix.dtype.name, prefix.start]
-    views = [prefix.views, prefix.seed if prefix.views > 2 else None, prefix.train_rows.tolist()]
+    views = [prefix.views, prefix.flip, prefix.seed if prefix.views > 2 else None, prefix.train_rows.tolist()]
     digest = hashlib.sha256(json.dumps([*about, data_sha256, prefix.feed.items.shape, prefix.channels, views]).encode())
     for name, leaf in below.items():
         digest.update(name.encode() + np.asarray(leaf).tobytes())
@@ -181,6 +209,5 @@ def _storable(dtype: np.dtype) -> np.dtype:
 def from_store(prefix: Prefix, features: Features, budget: float | None) -> Learning:
     """These features as what is learned from, on the device if they fit into `budget`."""
     ages = np.asarray(prefix.feed.ages)
-    every = np.concatenate([ages, np.repeat(ages[prefix.train_rows], prefix.views - 1)])
-    feed = make_feed(features, every, prefix.feed.mesh, budget)
-    return Learning(feed, prefix.slots, from_features(prefix.start))
+    feed = make_feed(features, ages[prefix.wanted()[0]], prefix.feed.mesh, budget)
+    return Learning(feed, prefix.slots, prefix.looks, from_features(prefix.start))

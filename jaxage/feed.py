@@ -88,16 +88,18 @@ def batches(feed: Feed, rows: Iterable[np.ndarray]) -> Generator[Arguments]:
             yield ahead.popleft().result()
 
 
-def dispatches(feed: Feed, order: Order, done: int, count: int) -> Generator[tuple[Items, Ages | np.ndarray, Order]]:
-    """The arguments of every `count` steps of an epoch, after the `done` first.
+def dispatches(
+    feed: Feed, order: Order, first: int, end: int, count: int
+) -> Generator[tuple[Items, Ages | np.ndarray, Order]]:
+    """The arguments of every `count` steps of an epoch, from the step `first` up to `end`.
 
     They are the whole order, if all is resident, else (`count` must be 1) one batch and its part of the order.
     """
     if feed.resident:
-        for _ in range(done, len(order.rows), count):
+        for _ in range(first, end, count):
             yield feed.items, feed.ages, order
         return
-    rows, codes, weights = (np.asarray(part)[done:] for part in order)
+    rows, codes, weights = (np.asarray(part)[first:end] for part in order)
     for i, (items, ages, places) in enumerate(batches(feed, rows)):
         yield items, ages, Order(places[None], codes[i][None], weights[i][None])
 

@@ -6,13 +6,14 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -25,6 +26,7 @@ from jaxage.features import Learning
 from jaxage.feed import dispatches
 from jaxage.mesh import in_turn, replicated
 from jaxage.order import epoch_order
+from jaxage.phases import Phase
 from jaxage.run import METRICS, write_text
 from jaxage.state import TrainState, start_epoch
 from jaxage.steps import PredictStep, TrainStep
@@ -44,17 +46,25 @@ class Stopped(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Stage:
+    """The compiled steps of a phase, by how many steps each does; one of them does one."""
+
+    phase: Phase
+    train_steps: Mapping[int, TrainStep]
+
+
+@dataclass(frozen=True)
 class Job:
     """All that the loop needs: the settings, the table, what is learned from, and the compiled steps.
 
-    train_steps: by how many steps each does; one of them does one. predict_batch: how many are predicted at once.
+    stages: what learns when. predict_batch: how many are predicted at once.
     """
 
     config: TrainConfig
     folder: Path
     records: Records
     learning: Learning
-    train_steps: Mapping[int, TrainStep]
+    stages: Sequence[Stage]
     predict_step: PredictStep
     predict_batch: int
     schedule: optax.Schedule
@@ -134,31 +144,47 @@ def _train_epoch(job: Job, state: TrainState, epoch: int, progress: Progress, ca
     slots, size = job.learning.slots, job.config.batch_size
     order = jax.device_put(epoch_order(slots, job.config.seed, epoch, size), replicated(job.mesh))
     steps = len(order.rows)
-    done = int(state.step) - (epoch - 1) * steps
+    before = (epoch - 1) * steps
+    done = int(state.step) - before
     if done == 0:
         state = start_epoch(state)
-    count = max(count for count in job.train_steps if (steps - done) % count == 0)
     bad: deque[Any] = deque()
     started = time.perf_counter()
     bar = tqdm(total=steps, initial=done, desc=f"epoch {epoch}/{job.config.epochs}", leave=False, disable=None)
-    with bar, closing(dispatches(job.learning.feed, order, done, count)) as arguments:
-        for batch in arguments:
-            state, flag = job.train_steps[count](state, *batch)
-            bad.append(in_turn(flag))
-            bar.update(count)
-            if caught or (len(bad) > 2 and int(bad.popleft()) >= 0):
+    with bar:
+        for first, end, train_steps in _stretches(job.stages, before, done, steps):
+            count = max(count for count in train_steps if (end - first) % count == 0)
+            with closing(dispatches(job.learning.feed, order, first, end, count)) as arguments:
+                for batch in arguments:
+                    state, flag = train_steps[count](state, *batch)
+                    bad.append(in_turn(flag))
+                    bar.update(count)
+                    stop = caught or (len(bad) > 2 and int(bad.popleft()) >= 0)
+                    if stop:
+                        break
+            if stop:
                 break
     jax.block_until_ready(state)
     progress.train_s += time.perf_counter() - started
-    before, after = (min(step * size, len(slots)) for step in (done, int(state.step) - (epoch - 1) * steps))
-    progress.images += after - before
+    earlier, later = (min(step * size, len(slots)) for step in (done, int(state.step) - before))
+    progress.images += later - earlier
     return state
+
+
+def _stretches(
+    stages: Sequence[Stage], before: int, done: int, steps: int
+) -> Iterator[tuple[int, int, Mapping[int, TrainStep]]]:
+    """What is left of an epoch's steps, cut where a phase ends: (first, end, compiled steps), counted in the epoch."""
+    for stage in stages:
+        first, end = max(done, stage.phase.first - before), min(steps, stage.phase.end - before)
+        if first < end:
+            yield first, end, stage.train_steps
 
 
 def _validate(job: Job, state: TrainState, best: Variables, epoch: int, progress: Progress) -> Variables:
     """Add the epoch to the history; the better of `best` and the current average, by validation MAE."""
     rows = job.records.rows_of("validation")
-    prediction = predict_rows(job.predict_step, state.average, job.learning.feed, rows, job.predict_batch)
+    prediction = predict_at(job, state.average, rows)
     validation = scores(prediction, job.records.age[rows])
     line = {
         "epoch": epoch,
@@ -179,6 +205,12 @@ def _validate(job: Job, state: TrainState, best: Variables, epoch: int, progress
         f"epoch {epoch:>3}  loss {line['train_loss']:.4f}  validation {shown}  {rate:.0f} images/s" + "  *" * improved
     )
     return best
+
+
+def predict_at(job: Job, variables: Variables, rows: np.ndarray) -> np.ndarray:
+    """Ages in years, float32, of these rows of the job's table."""
+    learning = job.learning
+    return predict_rows(job.predict_step, variables, learning.feed, learning.looks[rows], job.predict_batch)
 
 
 def _copy(variables: Variables) -> Variables:

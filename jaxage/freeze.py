@@ -57,10 +57,11 @@ def label_tree(params: Params, groups: tuple[Group, ...]) -> Params:
     return map_named(label, params)
 
 
-def live_batch_norms(batch_stats: Params, groups: tuple[Group, ...], frozen_bn: FrozenBatchNorm) -> frozenset[str]:
-    """The BatchNorm modules in training mode: those in a group and, with `frozen_bn="train"` (plain PyTorch), all."""
+def live_batch_norms(batch_stats: Params, labels: Params, frozen_bn: FrozenBatchNorm) -> frozenset[str]:
+    """The BatchNorm modules in training mode: those that learn and, with `frozen_bn="train"` (plain PyTorch), all."""
     modules = {leaf.rsplit(".", 1)[0] for leaf in flatten(batch_stats)}
-    return frozenset(m for m in modules if frozen_bn == "train" or any(group.holds(m) for group in groups))
+    learning = {leaf.rsplit(".", 1)[0] for leaf, label in flatten(labels).items() if label != FROZEN}
+    return frozenset(modules if frozen_bn == "train" else modules & learning)
 
 
 def stop_frozen(params: Params, labels: Params) -> Params:

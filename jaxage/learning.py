@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxage.config import TrainConfig
+from jaxage.evaluate import images_at
 from jaxage.features import BATCH_PER_DEVICE, Learning, Prefix, feature_key, from_store, keep, kept, run_prefix
 from jaxage.feed import memory, room
 from jaxage.placement import Costs, Placement, decide
@@ -28,7 +29,10 @@ def choose_learning(
     `seen` is how many images the run will look at, epochs and tests together. What is chosen, and why, is said.
     """
     source = from_images(prefix.model, prefix.channels, start=prefix.start, use_augment=config.augment)
-    images = Learning(prefix.feed, prefix.train_rows[:, None].astype(np.int32), source)
+    everything = np.arange(len(prefix.feed.items))
+    images = Learning(
+        prefix.feed, prefix.train_rows[:, None].astype(np.int32), images_at(everything, prefix.flip), source
+    )
     if config.cache_features == "off" or prefix.start == prefix.model.spec.units[0]:
         return images
     path = cache / "features" / f"{feature_key(prefix, data_sha256)}.npy"

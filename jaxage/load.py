@@ -28,7 +28,7 @@ def load_data(config: TrainConfig, cache: Path, say: Callable[[str], None] = pri
 
     Raises DataError as `load_dataset` does.
     """
-    options: dict[str, Any] = {"split": config.split, "seed": config.seed, "cache": cache, "max_bad": config.max_bad}
+    options: dict[str, Any] = {"split": config.split, "seed": _seed(config), "cache": cache, "max_bad": config.max_bad}
     size = image_size(config)
     if config.data is not None:
         return load_dataset(config.data, size, **options)
@@ -38,10 +38,14 @@ def load_data(config: TrainConfig, cache: Path, say: Callable[[str], None] = pri
 def _drawn(config: TrainConfig, size: int, folder: Path, say: Callable[[str], None]) -> Path:
     """Faces of this size and seed, drawn as a tree of IMDb-crop and prepared like one, unless that was done before."""
     folder.mkdir(parents=True, exist_ok=True)
-    tree = folder / f"{_VERSION}-{DEMO_FACES}-{size}-{config.seed}"
-    options = Options(tree / config.split, config.split, seed=config.seed)
+    tree = folder / f"{_VERSION}-{DEMO_FACES}-{size}-{_seed(config)}"
+    options = Options(tree / config.split, config.split, seed=_seed(config))
     with FileLock(folder / f".{tree.name}.lock"):
         if not (tree / "imdb.mat").exists():
             say(f"drawing {DEMO_FACES:,} faces of {size} px")
-            write_synthetic(tree, DEMO_FACES, size, config.seed)
+            write_synthetic(tree, DEMO_FACES, size, _seed(config))
         return prepare_crops("imdb", tree, Criteria(fraction=1.0), options, say=say)
+
+
+def _seed(config: TrainConfig) -> int:
+    return config.seed if config.split_seed is None else config.split_seed

@@ -6,6 +6,7 @@ from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -74,6 +75,29 @@ def make_objective(name: LossName, mean: float, std: float) -> Objective:
         return (weight * losses).sum() / weight.sum()
 
     return Objective(name, outputs, loss, predict)
+
+
+def balanced(objective: Objective, ages: Float[np.ndarray, " n"], power: float) -> Objective:
+    """The same objective with rare ages counting more: each row's weight times density(age) ** -power.
+
+    The density is that of the training `ages`, in whole years, smoothed by a Gaussian (sigma 2 years): label
+    distribution smoothing (Yang et al., ICML 2021). Weights have mean 1 over the training ages.
+    """
+    years = np.arange(_BINS)
+    counts = np.bincount(_year(ages), minlength=_BINS)
+    smooth = np.exp(-((years[:, None] - years) ** 2) / (2 * _SIGMA**2)) @ counts
+    scale = np.maximum(smooth, smooth[counts > 0].min()) ** -power
+    table = jnp.asarray(scale * counts.sum() / (counts * scale).sum(), jnp.float32)
+
+    def loss(logits: Logits, age: Ages, weight: Weights) -> Scalar:
+        year = jnp.clip(jnp.round(jnp.where(weight > 0, age, 0)), 0, _BINS - 1).astype(jnp.int32)
+        return objective.loss(logits, age, weight * table[year])
+
+    return objective._replace(loss=loss)
+
+
+def _year(ages: Float[np.ndarray, " n"]) -> np.ndarray:
+    return np.clip(np.round(ages), 0, _BINS - 1).astype(np.int64)
 
 
 _REGRESSION: dict[str, Callable[[Array, Array], Array]] = {

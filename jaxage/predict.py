@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxage.data.decode import ImageError, decode_image
-from jaxage.evaluate import predict_rows
+from jaxage.evaluate import images_at, predict_rows
 from jaxage.export import load_model
 from jaxage.feed import Feed
 from jaxage.mesh import make_mesh, replicate
@@ -32,7 +32,7 @@ def predict(run: Path, images: Sequence[Path], batch_size: int = 32) -> np.ndarr
     for start in range(0, len(images), size):
         batch = np.stack([_decode(path, contract.image_size) for path in images[start : start + size]])
         feed = Feed(batch, np.zeros(len(batch), np.float32), mesh)
-        ages.append(predict_rows(step, variables, feed, np.arange(len(batch)), size))
+        ages.append(predict_rows(step, variables, feed, images_at(np.arange(len(batch)), contract.flip), size))
     return np.concatenate(ages)
 
 

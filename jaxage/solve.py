@@ -56,10 +56,10 @@ def solve(job: Job, variables: Variables, contract: Contract, head: str) -> tupl
     items, ages = np.asarray(job.learning.feed.items), np.asarray(job.learning.feed.ages)
     slots, rows = job.learning.slots.ravel(), job.records.rows_of("validation")
     kernels, biases = ridge(items[slots], (ages[slots] - contract.age_mean) / contract.age_std, STRENGTHS)
-    objective = contract.objective()
+    objective, seen = contract.objective(), items[job.learning.looks[rows]].mean(1)
     history: list[dict[str, Any]] = []
     for number, (strength, kernel, bias) in enumerate(zip(STRENGTHS, kernels, biases, strict=True), 1):
-        logits = (items[rows] @ kernel + bias).astype(np.float32)
+        logits = (seen @ kernel + bias).astype(np.float32)
         found = scores(np.asarray(objective.predict(jnp.asarray(logits)[:, None])), job.records.age[rows])
         history.append({"epoch": number, "strength": strength, "validation": found})
     best = min(history, key=lambda line: line["validation"]["mae"])

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-from jaxtyping import Array, Int
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
 
 from jaxage.data.augment import augment, normalise, to_unit, view
 from jaxage.models.registry import Model
@@ -20,12 +21,13 @@ class Source(NamedTuple):
     """start: the first unit of the learning part.
 
     train: (key, variables, items, codes) -> what that unit takes; `codes` say which view of which image is wanted.
-    evaluate: (variables, items) -> the same, of the images as they are.
+    evaluate: (variables, items, mirrored) -> the same, of the images as they are or, where `mirrored`, turned round.
+        Features are what they are: `jaxage.features.Learning.looks` says where those of mirrors are.
     """
 
     start: str
     train: Callable[[Array, Variables, Array, Codes], Array]
-    evaluate: Callable[[Variables, Array], Array]
+    evaluate: Callable[[Variables, Array, Bool[Array, " batch"]], Array]
 
 
 def from_images(
@@ -51,9 +53,15 @@ def from_images(
     def prefix(variables: Variables, images: Images) -> Array:
         return model.features(variables, normalise(images, *channels), first)
 
-    return Source(first, train, lambda variables, images: prefix(variables, to_unit(images)))
+    def evaluate(variables: Variables, images: RawImages, mirrored: Bool[Array, " batch"]) -> Array:
+        images = jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+        return prefix(variables, to_unit(images))
+
+    return Source(first, train, evaluate)
 
 
 def from_features(start: str) -> Source:
     """From features of the frozen prefix, computed before."""
-    return Source(start, lambda key, variables, features, codes: features, lambda variables, features: features)
+    return Source(
+        start, lambda key, variables, features, codes: features, lambda variables, features, mirrored: features
+    )

@@ -20,10 +20,10 @@ from jaxage.sources import Source
 from jaxage.state import TrainState
 from jaxage.types import Ages, Items, Params, Variables
 
-Rows = Int[Array | np.ndarray, " batch"]
+Looks = Int[Array | np.ndarray, "batch looks"]
 
 TrainStep = Callable[[TrainState, Items, Float[Array | np.ndarray, " n"], Order], tuple[TrainState, Int[Array, ""]]]
-PredictStep = Callable[[Variables, Items, Rows], Ages]
+PredictStep = Callable[[Variables, Items, Looks], Ages]
 
 
 def make_train_step(
@@ -100,11 +100,17 @@ def move_average(average: Variables, new: Variables, moves: Variables, step: Int
 
 
 def make_predict_step(model: Model, objective: Objective, source: Source, mesh: Mesh) -> Wrapped:
-    """`predict(variables, items, rows) -> ages` of the chosen rows, jit-compiled, BatchNorm by running statistics."""
+    """`predict(variables, items, looks) -> ages`, jit-compiled, BatchNorm by running statistics.
 
-    def predict(variables: Variables, items: Items, rows: Rows) -> Ages:
-        batch = source.evaluate(variables, jnp.asarray(items)[rows])
-        return objective.predict(model.apply(variables, batch, start=source.start).logits)
+    A line of `looks` says where the feed has one face: as it is and, if there is a second column, as its mirror; the
+    age is the mean over both.
+    """
+
+    def predict(variables: Variables, items: Items, looks: Looks) -> Ages:
+        rows = looks.reshape(-1)
+        batch = source.evaluate(variables, jnp.asarray(items)[rows], jnp.arange(rows.size) % looks.shape[1] == 1)
+        ages = objective.predict(model.apply(variables, batch, start=source.start).logits)
+        return ages.reshape(looks.shape).mean(1)
 
     whole, split = replicated(mesh), along_batch(mesh)
     return jax.jit(predict, in_shardings=(whole, whole, split), out_shardings=whole)

@@ -16,14 +16,14 @@ from jaxage.config import TrainConfig, cache_folder, to_json
 from jaxage.data.records import SPLITS, DataError, Records
 from jaxage.data.splits import leakage
 from jaxage.data.store import Dataset
-from jaxage.evaluate import predict_rows
 from jaxage.export import Contract, export_model
-from jaxage.fit import Job, Progress, fit
+from jaxage.fit import Job, Progress, fit, predict_at
 from jaxage.freeze import Group, first_moving, label_tree, live_batch_norms, parse_trainable
 from jaxage.load import load_data
 from jaxage.mesh import mesh_for
 from jaxage.metrics import age_bands, summary
 from jaxage.models.registry import create_model
+from jaxage.phases import parse_unfreeze
 from jaxage.pretrained.load import RANDOM, find_weights, merge
 from jaxage.pretrained.sources import WeightsUnavailableError
 from jaxage.report.plots import contact_sheet, curves, scatter
@@ -103,8 +103,9 @@ def _groups(config: TrainConfig) -> tuple[Group, ...]:
         raise UserError(
             f"--trainable {config.trainable} leaves out the head, which is new and drawn at random: add {head}"
         )
-    live = live_batch_norms(variables["batch_stats"], groups, config.frozen_bn)
-    start = first_moving(model.spec.units, label_tree(params, groups), live)
+    parse_unfreeze(config.unfreeze, groups, total_steps=1)
+    labels = label_tree(params, groups)
+    start = first_moving(model.spec.units, labels, live_batch_norms(variables["batch_stats"], labels, config.frozen_bn))
     if config.cache_features in ("device", "host", "disk") and start == model.spec.units[0]:
         raise UserError(
             f"--cache-features {config.cache_features} keeps what the layers below the lowest that learns give, and "
@@ -126,7 +127,7 @@ def _contract(config: TrainConfig, dataset: Dataset) -> Contract:
     dtype: Dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
     if config.dtype != "auto":
         dtype = config.dtype
-    return Contract(config.arch, config.loss, dataset.images.shape[1], mean, std, dtype)
+    return Contract(config.arch, config.loss, dataset.images.shape[1], mean, std, config.flip, dtype)
 
 
 def _start(config: TrainConfig, contract: Contract, say: Say) -> tuple[Variables, dict[str, str | None]]:
@@ -175,7 +176,7 @@ def _test(job: Job, dataset: Dataset, best: Variables) -> dict[str, Any]:
     for split in ("validation", "test"):
         rows = job.records.rows_of(split)
         part = job.records.take(rows)
-        prediction = predict_rows(job.predict_step, best, job.learning.feed, rows, job.predict_batch)
+        prediction = predict_at(job, best, rows)
         scored[split] = summary(prediction, part.age, part.identity, job.config.seed)
     scored["test"] |= _by_acquaintance(job, part, prediction)
     write_predictions(job.folder / "predictions.csv", part, prediction)

@@ -37,6 +37,7 @@ def prefix(mesh: Mesh | None = None, budget: float | None = None, **changes: Any
         "feed": make_feed(IMAGES, AGES, mesh, budget),
         "train_rows": TRAIN,
         "views": 3,
+        "flip": False,
         "seed": 0,
     }
     return Prefix(**(given | changes))
@@ -67,6 +68,22 @@ def test_every_view_of_every_image_is_where_the_slots_say(devices: int, budget: 
         np.testing.assert_allclose(out[p.slots[:, which]], expected(views), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_mirrors_of_what_is_tested_are_where_the_looks_say(views: int) -> None:
+    p = prefix(views=views, flip=True)
+    out = computed(p)
+    assert out.shape[0] == 70 + 40 * (views - 1) + 30
+    plain = computed(prefix(views=views))
+    np.testing.assert_array_equal(out[: len(plain)], plain)
+    turned = p.model.features(p.variables, normalise(to_unit(jnp.asarray(IMAGES[:, :, ::-1])), *CHANNELS), "layer4")
+    tested = np.setdiff1d(np.arange(70), TRAIN)
+    np.testing.assert_array_equal(p.looks[:, 0], np.arange(70))
+    np.testing.assert_allclose(out[p.looks[tested, 1]], turned[tested], rtol=1e-5, atol=1e-5)
+    assert prefix(views=views).looks.shape == (70, 1)
+    learning = from_store(p, out, None)
+    np.testing.assert_array_equal(np.asarray(learning.feed.ages)[p.looks[tested, 1]], AGES[tested])
+
+
 def test_ages_follow_their_views() -> None:
     p = prefix()
     learning = from_store(p, computed(p), None)
@@ -82,7 +99,7 @@ def test_the_key_knows_all_that_features_depend_on() -> None:
     keys = [feature_key(p, "data"), feature_key(p, "other")]
     changed = jax.tree.map(lambda leaf: leaf, p.variables)
     changed["params"]["conv1"]["kernel"] = changed["params"]["conv1"]["kernel"].at[0, 0, 0, 0].add(1)
-    others = {"variables": changed, "start": "avgpool", "views": 2, "seed": 1, "train_rows": TRAIN[:-1]}
+    others = {"variables": changed, "start": "avgpool", "views": 2, "flip": True, "seed": 1, "train_rows": TRAIN[:-1]}
     keys += [feature_key(replace(p, **{name: value}), "data") for name, value in others.items()]
     keys.append(feature_key(replace(p, channels=((0.4,) * 3, (0.25,) * 3)), "data"))
     keys.append(feature_key(prefix(feed=Feed(IMAGES[:, ::2], AGES, make_mesh())), "data"))

@@ -40,10 +40,10 @@ def test_the_budget_decides() -> None:
 @pytest.mark.parametrize("done", [0, 2])
 def test_every_dispatch_finds_its_batches(done: int) -> None:
     order = Order(ROWS[:8], ROWS[:8] * 2, np.ones((8, 6), np.float32))
-    resident = list(dispatches(feeds()["resident"], order, done, 2))
+    resident = list(dispatches(feeds()["resident"], order, done, len(order.rows), 2))
     assert len(resident) == (8 - done) / 2
     assert all(part is order for _, _, part in resident)
-    streamed = list(dispatches(feeds()["streamed"], order, done, 1))
+    streamed = list(dispatches(feeds()["streamed"], order, done, len(order.rows), 1))
     assert len(streamed) == 8 - done
     for i, (images, ages, part) in enumerate(streamed, done):
         np.testing.assert_array_equal(np.asarray(images)[part.rows[0]], IMAGES[ROWS[i]])

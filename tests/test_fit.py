@@ -15,12 +15,13 @@ from jaxage.config import TrainConfig
 from jaxage.data.records import make_records
 from jaxage.features import Learning
 from jaxage.feed import Feed
-from jaxage.fit import Diverged, Job, Progress, Stopped, fit, steps_per_epoch
+from jaxage.fit import Diverged, Job, Progress, Stage, Stopped, fit, steps_per_epoch
 from jaxage.freeze import label_tree, live_batch_norms, parse_trainable
 from jaxage.losses import make_objective
 from jaxage.mesh import make_mesh, replicate
 from jaxage.optim import make_optimizer, make_schedule
 from jaxage.order import epoch_order
+from jaxage.phases import Phase, labels_in, make_phases
 from jaxage.sources import from_images
 from jaxage.state import TrainState, init_state
 from jaxage.steps import make_predict_step, make_train_step
@@ -35,6 +36,7 @@ RECORDS = make_records(
 )
 CONFIG = TrainConfig(trainable="fc,layer4,bn4", epochs=3, batch_size=8, loss="l1")
 PER_EPOCH = 3
+LOOKS = np.arange(40, dtype=np.int32)[:, None]
 SLOTS = RECORDS.rows_of("train")[:, None].astype(np.int32)
 
 Ready = tuple[Job, TrainState]
@@ -50,20 +52,21 @@ def prepare() -> Callable[..., Ready]:
     labels = label_tree(variables["params"], groups)
     total = PER_EPOCH * CONFIG.epochs
     optimizer = make_optimizer(CONFIG, groups, labels, total)
-    live = live_batch_norms(variables["batch_stats"], groups, "eval")
+    live = live_batch_norms(variables["batch_stats"], labels, "eval")
     source = from_images(model, channels, start="layer4", use_augment=True)
     options = {"average_decay": 0.9, "seed": 0, "mesh": mesh}
     parts = model, objective, optimizer, labels, live, source
     steps = {count: make_train_step(*parts, **options, count=count) for count in (1, PER_EPOCH)}
     predict = make_predict_step(model, objective, source, mesh)
-    learning = Learning(Feed(*replicate((IMAGES, AGES), mesh), mesh), SLOTS, source)
+    learning = Learning(Feed(*replicate((IMAGES, AGES), mesh), mesh), SLOTS, LOOKS, source)
 
     def make(folder: Path, wrap: Callable[..., Any] = lambda f: f, most: int = 1) -> Ready:
         folder.mkdir(exist_ok=True)
         lines: list[str] = []
         schedule = make_schedule(CONFIG, total)
         chosen = {count: wrap(step) for count, step in steps.items() if count <= most}
-        job = Job(CONFIG, folder, RECORDS, learning, chosen, predict, 8, schedule, mesh, lines.append, 0.0)
+        stages = (Stage(Phase(0, total, frozenset({"fc", "layer4"})), chosen),)
+        job = Job(CONFIG, folder, RECORDS, learning, stages, predict, 8, schedule, mesh, lines.append, 0.0)
         return job, replicate(init_state(variables, optimizer), mesh)
 
     return make
@@ -160,7 +163,7 @@ def test_nan_stops_with_the_step_and_the_last_good_checkpoint(prepare: Callable[
     job, _ = prepare(tmp_path / "later")
 
     def poisoned(state: TrainState, images: Any, ages: Any, order: Any) -> Any:
-        return job.train_steps[1](state, images, ages * (np.nan if int(state.step) == 4 else 1), order)
+        return job.stages[0].train_steps[1](state, images, ages * (np.nan if int(state.step) == 4 else 1), order)
 
     with pytest.raises(Diverged, match=r"step 4; the last good checkpoint is of step 3"):
         fit(*prepare(tmp_path / "later", wrap=lambda _: poisoned))
@@ -170,7 +173,7 @@ def test_predictions_that_are_none_stop_before_they_are_saved(prepare: Callable[
     job, _ = prepare(tmp_path / "run")
 
     def poisoned(*arguments: Any) -> Any:
-        state, bad = job.train_steps[1](*arguments)
+        state, bad = job.stages[0].train_steps[1](*arguments)
         if int(state.step) >= 6:
             state = state._replace(average=jax.tree.map(lambda x: x * jnp.nan, state.average))
         return state, bad
@@ -196,3 +199,66 @@ def test_a_loss_that_is_none_does_not_wait_for_the_epochs_end(prepare: Callable[
 
 def test_steps_per_epoch() -> None:
     assert steps_per_epoch(CONFIG, RECORDS) == PER_EPOCH
+
+
+def test_what_learns_later_is_untouched_until_then(tmp_path: Path) -> None:
+    """In the middle of an epoch, stopped and resumed there or not; from then on it has the moments of a fresh start."""
+    mesh = make_mesh(jax.devices()[:1])
+    model, objective = tiny_model(), make_objective("l1", 40.0, 20.0)
+    variables = model.init(jax.random.key(0))
+    groups = parse_trainable(CONFIG.trainable, variables["params"])
+    labels = label_tree(variables["params"], groups)
+    total, firsts = PER_EPOCH * CONFIG.epochs, {"fc": 0, "layer4": 4, "bn4": 7}
+    optimizer = make_optimizer(CONFIG, groups, labels, total, firsts)
+    source = from_images(model, ((0.5,) * 3, (0.25,) * 3), start="layer4")
+    seen: dict[int, Variables] = {}
+
+    def step_of(phase: Phase) -> Any:
+        now = labels_in(phase, labels)
+        live = live_batch_norms(variables["batch_stats"], now, "eval")
+        assert live == ({"bn4"} if phase.first == 7 else frozenset())
+        step = make_train_step(model, objective, optimizer, now, live, source, average_decay=0.9, seed=0, mesh=mesh)
+
+        def remember(state: TrainState, *arguments: Any) -> Any:
+            state, flag = step(state, *arguments)
+            seen[int(state.step)] = jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
+            if int(state.step) == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return state, flag
+
+        return remember
+
+    predict = make_predict_step(model, objective, source, mesh)
+    learning = Learning(Feed(*replicate((IMAGES, AGES), mesh), mesh), SLOTS, LOOKS, source)
+    stages = tuple(Stage(phase, {1: step_of(phase)}) for phase in make_phases(firsts, total))
+    schedule = make_schedule(CONFIG, total)
+
+    def run(folder: Path) -> Variables:
+        folder.mkdir(exist_ok=True)
+        job = Job(CONFIG, folder, RECORDS, learning, stages, predict, 8, schedule, mesh, lambda _: None, 0.0)
+        return fit(job, replicate(init_state(variables, optimizer), mesh))[0]
+
+    stop_at = 0
+    whole = run(tmp_path / "whole")
+    assert sorted(seen) == list(range(1, 10))
+    first = jax.device_get(variables)
+
+    def same(step: int, *path: str) -> bool:
+        new, old = seen[step], first
+        for key in path:
+            new, old = new[key], old[key]
+        return leaves(new) == leaves(old)
+
+    assert [same(step, "params", "fc") for step in (1, 2)] == [step == 1 for step in (1, 2)]  # warm-up begins at 0
+    assert [same(step, "params", "layer4") for step in range(1, 10)] == [step <= 4 for step in range(1, 10)]
+    for part in ("params", "batch_stats"):
+        assert [same(step, part, "bn4") for step in range(1, 10)] == [step <= 7 for step in range(1, 10)]
+    assert all(same(step, "params", "conv1") for step in seen)
+    moved = np.abs(seen[5]["params"]["layer4"]["kernel"] - seen[4]["params"]["layer4"]["kernel"])
+    assert 0 < moved.max() <= 1.01 * CONFIG.learning_rate  # Adam's first step is no larger than the rate
+
+    stop_at = 5
+    with pytest.raises(Stopped, match="at step 5"):
+        run(tmp_path / "cut")
+    stop_at = 0
+    assert leaves(run(tmp_path / "cut")) == leaves(whole)

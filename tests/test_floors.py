@@ -12,7 +12,7 @@ PACKAGE = Path(next(iter(jaxage.__path__)))
 FLOORS = [
     {"config", "types", "locks", "runtime", "rivals", "profiler"},
     {"metrics", "losses", "trees", "models", "data", "order"},
-    {"pretrained", "freeze"},
+    {"pretrained", "freeze", "phases"},
     {"optim", "sources"},
     {"state", "steps", "mesh", "checkpoint", "run", "export", "feed", "features", "placement"},
     {"learning", "assemble", "solve", "fit", "train", "evaluate", "predict", "convert", "prepare", "load", "report"},

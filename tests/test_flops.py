@@ -51,7 +51,7 @@ def needed(model: Model, variables: Variables, groups: tuple[Group, ...], live: 
 
 def spent(model: Model, config: TrainConfig, variables: Variables, groups: tuple[Group, ...]) -> float:
     labels = label_tree(variables["params"], groups)
-    live = live_batch_norms(variables["batch_stats"], groups, config.frozen_bn)
+    live = live_batch_norms(variables["batch_stats"], labels, config.frozen_bn)
     optimizer = make_optimizer(config, groups, labels, total_steps=10)
     step = make_train_step(
         model,
@@ -88,7 +88,7 @@ def test_a_step_costs_the_forward_and_the_needed_backward(arch: Arch, trainable:
     model = create_model(arch)
     variables = jax.eval_shape(model.init, jax.random.key(0))
     groups = parse_trainable(trainable, variables["params"])
-    live = live_batch_norms(variables["batch_stats"], groups, "eval")
+    live = live_batch_norms(variables["batch_stats"], label_tree(variables["params"], groups), "eval")
     config = TrainConfig(arch=arch, trainable=trainable)
     ratio = spent(model, config, variables, groups) / needed(model, variables, groups, live)
     assert 0.95 < ratio <= 1.05

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
-from scipy import special, stats
+from scipy import ndimage, special, stats
 
-from jaxage.losses import LossName, Objective, make_objective
+from jaxage.losses import LossName, Objective, balanced, make_objective
 
 NAMES = get_args(LossName)
 MEAN, STD = 37.5, 20.25
@@ -188,3 +188,31 @@ def test_unknown_names_are_refused() -> None:
 def test_useless_statistics_are_refused(name: LossName, mean: float, std: float) -> None:
     with pytest.raises(ValueError, match=f"mean {mean} and std {std}: both must be finite and std above 0"):
         make_objective(name, mean, std)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_rare_ages_count_more(power: float) -> None:
+    """Against SciPy's Gaussian filter (cut off at 20 sigma, no wrapping) of the training ages' histogram."""
+    rng = np.random.default_rng(0)
+    ages = np.concatenate([rng.normal(30, 5, 900), rng.uniform(60, 100, 100)]).clip(0, 100).astype(np.float32)
+    counts = np.bincount(np.round(ages).astype(int), minlength=101)
+    smooth = ndimage.gaussian_filter1d(counts.astype(float), 2.0, mode="constant", truncate=50)
+    weight = smooth[np.round(ages).astype(int)] ** -power
+    weight /= weight.mean()
+    objective = make_objective("mse", MEAN, STD)
+    some = np.r_[0:5, 990:1000]
+    logits = jnp.asarray(rng.normal(size=(15, 1)), jnp.float32)
+    rows = jnp.asarray(np.resize([1.0, 0.0, 1.0], 15), jnp.float32)
+    expected = objective.loss(logits, jnp.asarray(ages[some]), rows * jnp.asarray(weight[some], jnp.float32))
+    given = balanced(objective, ages, power)
+    assert given.loss(logits, jnp.asarray(ages[some]), rows) == pytest.approx(float(expected), rel=1e-4)
+    assert given.predict is objective.predict
+    if power:
+        assert weight[-1] > 2 * weight[0]
+
+
+def test_ages_that_training_has_none_of_have_a_finite_weight() -> None:
+    objective = balanced(make_objective("l1", MEAN, STD), np.full(10, 30, np.float32), 1.0)
+    assert np.isfinite(objective.loss(jnp.zeros((1, 1)), jnp.asarray([99.0]), jnp.ones(1)))
+    padded = objective.loss(jnp.zeros((2, 1)), jnp.asarray([30.0, jnp.nan]), jnp.asarray([1.0, 0.0]))
+    assert np.isfinite(padded)

@@ -70,3 +70,11 @@ def test_the_clip_sees_only_what_learns() -> None:
 def test_schedule(step: int, share: float) -> None:
     schedule = make_schedule(TrainConfig(warmup=0.1, learning_rate=0.2), 100)
     assert float(schedule(step)) == pytest.approx(0.2 * share, abs=1e-6)
+
+
+def test_what_begins_later_warms_up_then_and_follows_the_same_cosine() -> None:
+    config = TrainConfig(warmup=0.1, learning_rate=0.1)
+    base, later = make_schedule(config, 100), make_schedule(config, 100, first=50)
+    assert float(later(0)) == pytest.approx(float(base(50)) / 11)
+    for step in (10, 30, 50):
+        assert float(later(step)) == pytest.approx(float(base(50 + step)))

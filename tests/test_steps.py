@@ -41,7 +41,7 @@ def setup(trainable: str, mesh: Mesh, use_augment: bool = True, frozen_bn: Any =
     config = TrainConfig(trainable=trainable, warmup=0.0, learning_rate=1e-3)
     groups = parse_trainable(trainable, variables["params"])
     labels = label_tree(variables["params"], groups)
-    live = live_batch_norms(variables["batch_stats"], groups, frozen_bn)
+    live = live_batch_norms(variables["batch_stats"], labels, frozen_bn)
     optimizer = make_optimizer(config, groups, labels, total_steps=10)
     step = make_train_step(
         model,
@@ -206,4 +206,7 @@ def test_prediction_is_the_network_on_the_chosen_rows(one: Mesh) -> None:
     rows = np.int32([3, 1, 1, 20])
     images = (IMAGES[rows].astype(np.float32) / 255 - 0.5) / 0.25
     expected = OBJECTIVE.predict(model.apply(variables, jnp.asarray(images)).logits)
-    np.testing.assert_allclose(predict(variables, IMAGES, rows), expected, rtol=1e-4)
+    np.testing.assert_allclose(predict(variables, IMAGES, rows[:, None]), expected, rtol=1e-4)
+    mirrors = OBJECTIVE.predict(model.apply(variables, jnp.asarray(images[:, :, ::-1])).logits)
+    both = predict(variables, IMAGES, np.stack([rows, rows], 1))
+    np.testing.assert_allclose(both, (expected + mirrors) / 2, rtol=1e-4)
