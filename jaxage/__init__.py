@@ -4,17 +4,20 @@ from jaxage.config import TrainConfig
 from jaxage.data.store import Dataset, load_dataset
 from jaxage.data.synthetic import synthetic_faces
 from jaxage.evaluate import evaluate
+from jaxage.explain import age_map, explain
 from jaxage.export import Contract, load_model
 from jaxage.freeze import label_tree, live_batch_norms, parse_trainable
 from jaxage.losses import make_objective
 from jaxage.metrics import cumulative_score, mae, plcc, rmse, srocc, summary
 from jaxage.models.registry import Model, create_model
 from jaxage.optim import make_optimizer
+from jaxage.phases import labels_in, make_phases, parse_unfreeze
 from jaxage.predict import predict
 from jaxage.pretrained.convert import to_flax, to_torch
 from jaxage.pretrained.load import load_pretrained
 from jaxage.sources import from_features, from_images
 from jaxage.steps import make_predict_step, make_train_step
+from jaxage.study import StudyConfig, study
 from jaxage.train import train
 from jaxage.types import UserError
 
@@ -22,14 +25,18 @@ __all__ = [
     "Contract",
     "Dataset",
     "Model",
+    "StudyConfig",
     "TrainConfig",
     "UserError",
+    "age_map",
     "create_model",
     "cumulative_score",
     "evaluate",
+    "explain",
     "from_features",
     "from_images",
     "label_tree",
+    "labels_in",
     "live_batch_norms",
     "load_dataset",
     "load_model",
@@ -37,13 +44,16 @@ __all__ = [
     "mae",
     "make_objective",
     "make_optimizer",
+    "make_phases",
     "make_predict_step",
     "make_train_step",
     "parse_trainable",
+    "parse_unfreeze",
     "plcc",
     "predict",
     "rmse",
     "srocc",
+    "study",
     "summary",
     "synthetic_faces",
     "to_flax",

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from jaxage.config import TrainConfig, cache_folder
 from jaxage.data.records import SPLITS
@@ -42,8 +43,12 @@ def assemble(
     groups: tuple[Group, ...],
     started: float,
     say: Say,
+    schedule: optax.Schedule | None = None,
 ) -> tuple[Job, TrainState, dict[str, Any]]:
-    """The loop's job, its first state, and facts for the report (`network` and `timing`)."""
+    """The loop's job, its first state, and facts for the report (`network` and `timing`).
+
+    `schedule` takes the place of the config's learning rate.
+    """
     model, objective, mesh = contract.model(), contract.objective(), mesh_for(config.batch_size)
     labels = label_tree(variables["params"], groups)
     live = live_batch_norms(variables["batch_stats"], labels, config.frozen_bn)
@@ -52,7 +57,7 @@ def assemble(
     steps = steps_per_epoch(config, dataset.records)
     total = config.epochs * steps
     firsts = parse_unfreeze(config.unfreeze, groups, total)
-    optimizer = make_optimizer(config, groups, labels, total, firsts)
+    optimizer = make_optimizer(config, groups, labels, total, firsts, schedule)
     state = replicate(init_state(variables, optimizer), mesh)
     prefix = Prefix(
         model=model,
@@ -114,7 +119,7 @@ def assemble(
         "trainable_parameters": sum(jax.tree.leaves(learns)),
         "frozen_bn": config.frozen_bn,
     }
-    schedule = make_schedule(config, total)
+    schedule = schedule or make_schedule(config, total)
     job = Job(config, folder, dataset.records, learning, stages, predict, predict_batch, schedule, mesh, say, started)
     return job, state, {"network": network, "timing": {"compile_s": compile_s, "stream_images_per_s": stream}}
 

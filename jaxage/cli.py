@@ -1,4 +1,4 @@
-"""The command line: `jaxage train|evaluate|predict|prepare|convert|benchmark`. Only this file knows tyro."""
+"""The command line, `jaxage train` and its sisters. Only this file knows tyro."""
 
 import io
 import json
@@ -21,14 +21,18 @@ from jaxage.data.imdb import Collection
 from jaxage.data.options import Options
 from jaxage.data.synthetic import write_synthetic
 from jaxage.evaluate import evaluate as score
+from jaxage.explain import explain as explain_images
 from jaxage.fit import Diverged, Stopped
 from jaxage.load import DEMO_FACES, DEMO_SIZE, image_size
+from jaxage.lr_find import lr_find as find_learning_rate
 from jaxage.predict import predict as predict_ages
 from jaxage.prepare import prepare_crops, prepare_csv
 from jaxage.pretrained.sources import WeightsUnavailableError
 from jaxage.report.writers import scores_table
 from jaxage.run import find_run
 from jaxage.runtime import prepare_jax, restart_with_huge_pages
+from jaxage.study import StudyConfig
+from jaxage.study import study as run_study
 from jaxage.train import train as run_training
 from jaxage.types import Arch, Split, UserError
 
@@ -78,6 +82,18 @@ def predict(run: _Run, images: _Images) -> None:
     prepare_jax()
     for path, age in zip(images, predict_ages(run, images), strict=True):
         print(f"{path}\t{age:.1f}")
+
+
+def explain(run: _Run, images: _Images, out: Path = Path("explained")) -> None:
+    """Show where a model looks: for each image, what makes it say older or younger.
+
+    Args:
+        run: The folder of a finished run, or its model folder.
+        images: Face crops, framed like the ones the model was trained on.
+        out: The folder for a picture of each.
+    """
+    prepare_jax()
+    explain_images(run, images, out)
 
 
 _Options = Annotated[Options, tyro.conf.arg(name="")]
@@ -157,12 +173,32 @@ def benchmark(config: Annotated[BenchmarkConfig, tyro.conf.arg(name="")]) -> Non
     run_benchmark(config)
 
 
+def lr_find(config: Annotated[TrainConfig, tyro.conf.arg(name="")], steps: int = 300) -> None:
+    """Raise the learning rate step by step, and draw how the loss goes: where to set it.
+
+    Args:
+        config: As for train; the folder is lr-find without --out.
+        steps: How many steps the rate takes from 1e-6 to 1.
+    """
+    prepare_jax(image_size(config))
+    find_learning_rate(config, steps)
+
+
+def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
+    """Train the seven models of the report, and write a page that compares them."""
+    prepare_jax(image_size(TrainConfig(data=config.data, image_size=config.image_size)))
+    run_study(config)
+
+
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "explain": explain,
     "prepare": prepare,
     "convert": convert,
+    "lr-find": lr_find,
+    "study": study,
     "benchmark": benchmark,
 }
 
@@ -196,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(*command: str) -> None:
     """`command` with the arguments of this process, which begins anew if that makes long work faster."""
     arguments = [*command, *sys.argv[1:]]
-    if arguments[:1] in (["train"], ["benchmark"]) and not {"-h", "--help"} & set(arguments):
+    if arguments[:1] in (["train"], ["study"], ["benchmark"]) and not {"-h", "--help"} & set(arguments):
         restart_with_huge_pages()
     main(arguments)
 

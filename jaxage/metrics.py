@@ -113,25 +113,31 @@ def age_bands(
 @partial(jax.jit, static_argnames=("metrics", "resamples"))
 def bootstrap(
     metrics: tuple[Metric, ...],
-    prediction: Column,
+    predictions: Float[Array, "k n"],
     target: Column,
     cluster: Int[Array, " n"],
     key: Array,
     *,
     resamples: int = 1000,
-) -> Float[Array, "metrics 2"]:
-    """95 % percentile intervals (low, high) of each metric, from resampling whole clusters with replacement.
+) -> Float[Array, "resamples k metrics"]:
+    """Each metric of each of `k` predictions of the same rows, in resamples of whole clusters with replacement.
 
     `cluster` numbers the rows' clusters (people) 0, 1, ... without gaps. A resample draws as many clusters as there
-    are, and a row's weight is how often its cluster was drawn. Resamples whose metric is NaN are left out.
+    are, and a row's weight is how often its cluster was drawn. One key gives the same resamples whatever is predicted,
+    so that differences between values of one resample are paired.
     """
 
-    def measure(key: Array) -> Float[Array, " metrics"]:
+    def measure(key: Array) -> Float[Array, "k metrics"]:
         weight = _resample(key, cluster)
-        return jnp.stack([metric(prediction, target, weight) for metric in metrics])
+        return jnp.stack([jax.vmap(lambda p, m=m: m(p, target, weight))(predictions) for m in metrics], 1)
 
-    values = lax.map(measure, jax.random.split(key, resamples), batch_size=50)
-    return jnp.nanpercentile(values, jnp.array([2.5, 97.5]), axis=0).T
+    return lax.map(measure, jax.random.split(key, resamples), batch_size=50)
+
+
+def interval(values: np.ndarray) -> list[float] | None:
+    """The 95 % percentile interval [low, high] of a bootstrap's values (n,); NaNs are left out, None if all are."""
+    known = values[np.isfinite(values)]
+    return np.percentile(known, [2.5, 97.5]).tolist() if len(known) else None
 
 
 def summary(
@@ -148,14 +154,15 @@ def summary(
     if prediction.ndim != 1 or not prediction.shape == target.shape == identity.shape or not prediction.size:
         shapes = f"prediction {prediction.shape}, target {target.shape}, identity {identity.shape}"
         raise ValueError(f"{shapes}: three columns of the same length, one row or more, are needed")
-    columns, cluster = (jnp.asarray(prediction), jnp.asarray(target)), _clusters(identity)
+    columns, cluster = (jnp.asarray(prediction), jnp.asarray(target)), clusters(identity)
     _warn_if_undefined(prediction, target, cluster)
     result: dict[str, Any] = {"n": len(prediction)}
-    intervals = bootstrap(tuple(METRICS.values()), *columns, jnp.asarray(cluster), jax.random.key(seed))
-    for (name, metric), interval in zip(METRICS.items(), np.asarray(intervals), strict=True):
+    arguments = columns[0][None], columns[1], jnp.asarray(cluster)
+    values = np.asarray(bootstrap(tuple(METRICS.values()), *arguments, jax.random.key(seed)))[:, 0]
+    for column, (name, metric) in enumerate(METRICS.items()):
         result[name] = _finite_or_none(metric(*columns))
-        known = result[name] is not None and cluster.any() and np.isfinite(interval).all()
-        result[f"{name}_ci95"] = interval.tolist() if known else None
+        known = result[name] is not None and cluster.any()
+        result[f"{name}_ci95"] = interval(values[:, column]) if known else None
     return result
 
 
@@ -194,8 +201,8 @@ def _resample(key: Array, cluster: Int[Array, " n"]) -> Column:
     return counts[cluster]
 
 
-def _clusters(identity: np.ndarray) -> np.ndarray:
-    """Whole numbers 0, 1, ... by identity, each "" its own."""
+def clusters(identity: np.ndarray) -> np.ndarray:
+    """Whole numbers 0, 1, ..., int32, by identity (n,), each "" its own."""
     unknown = identity == ""
     cluster = np.unique(identity, return_inverse=True)[1]
     cluster[unknown] = cluster.max() + 1 + np.arange(unknown.sum())

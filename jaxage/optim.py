@@ -29,20 +29,20 @@ def make_optimizer(
     labels: Params,
     total_steps: int,
     firsts: Mapping[str, int] | None = None,
+    schedule: optax.Schedule | None = None,
 ) -> optax.GradientTransformation:
     """`optax.multi_transform` over `labels`, after clipping by the global norm of what learns.
 
     Frozen leaves get `set_to_zero`, hence no moments; decay is for kernels alone (AdamW, arXiv:1711.05101). A group
-    whose first step (`firsts`, by name) is to come neither moves nor counts steps in its moments.
+    whose first step (`firsts`, by name) is to come neither moves nor counts steps in its moments. `schedule` takes the
+    place of the config's.
     """
     firsts = firsts or {}
 
     def adamw(group: Group) -> optax.GradientTransformation:
         first = firsts.get(group.name, 0)
-        schedule = make_schedule(config, total_steps, first)
-        inner = optax.adamw(
-            lambda step: group.multiplier * schedule(step), weight_decay=config.weight_decay, mask=_kernels
-        )
+        rate = schedule or make_schedule(config, total_steps, first)
+        inner = optax.adamw(lambda step: group.multiplier * rate(step), weight_decay=config.weight_decay, mask=_kernels)
         return optax.conditionally_mask(inner, lambda step: step >= first) if first else inner
 
     transforms = {group.name: adamw(group) for group in groups} | {FROZEN: optax.set_to_zero()}

@@ -30,13 +30,14 @@ def predict(run: Path, images: Sequence[Path], batch_size: int = 32) -> np.ndarr
     variables = replicate(variables, mesh)
     ages = []
     for start in range(0, len(images), size):
-        batch = np.stack([_decode(path, contract.image_size) for path in images[start : start + size]])
+        batch = np.stack([decode_file(path, contract.image_size) for path in images[start : start + size]])
         feed = Feed(batch, np.zeros(len(batch), np.float32), mesh)
         ages.append(predict_rows(step, variables, feed, images_at(np.arange(len(batch)), contract.flip), size))
     return np.concatenate(ages)
 
 
-def _decode(path: Path, size: int) -> np.ndarray:
+def decode_file(path: Path, size: int) -> np.ndarray:
+    """`decode_image` of a file. Raises UserError naming it if it cannot be used."""
     try:
         return decode_image(path.read_bytes(), size)
     except OSError as error:

@@ -13,25 +13,22 @@ import numpy as np
 
 from jaxage.assemble import assemble
 from jaxage.config import TrainConfig, cache_folder, to_json
-from jaxage.data.records import SPLITS, DataError, Records
+from jaxage.data.records import SPLITS, Records
 from jaxage.data.splits import leakage
 from jaxage.data.store import Dataset
 from jaxage.export import Contract, export_model
 from jaxage.fit import Job, Progress, fit, predict_at
-from jaxage.freeze import Group, first_moving, label_tree, live_batch_norms, parse_trainable
+from jaxage.freeze import Group
 from jaxage.load import load_data
-from jaxage.mesh import mesh_for
 from jaxage.metrics import age_bands, summary
 from jaxage.models.registry import create_model
-from jaxage.phases import parse_unfreeze
-from jaxage.pretrained.load import RANDOM, find_weights, merge
-from jaxage.pretrained.sources import WeightsUnavailableError
+from jaxage.pretrained.load import RANDOM
 from jaxage.report.plots import contact_sheet, curves, scatter
 from jaxage.report.writers import model_card, results_table, write_failures, write_predictions
 from jaxage.run import CONFIG, REPORT, claim, create_run, environment, find_run, unusual, write_json
 from jaxage.solve import solve
-from jaxage.trees import is_within
-from jaxage.types import Dtype, UserError, Variables
+from jaxage.start import check_settings, first_variables, make_contract
+from jaxage.types import Variables
 
 Say = Callable[[str], None]
 
@@ -49,15 +46,15 @@ def train(config: TrainConfig, say: Say = print) -> dict[str, Any]:
         report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         return report
     say(f"run folder: {folder}, settings: {unusual(config) or 'the defaults'}")
-    groups = _groups(config)
+    groups = check_settings(config)
     with claim(folder):
         return _run(config, folder, groups, started, say)
 
 
 def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: float, say: Say) -> dict[str, Any]:
     dataset = load_data(config, cache_folder(), say)
-    contract = _contract(config, dataset)
-    variables, weights = _start(config, contract, say)
+    contract = make_contract(config, dataset)
+    variables, weights = first_variables(config, contract, say)
     config = replace(config, weights=config.weights if weights["sha256"] else RANDOM, dtype=contract.dtype)
     create_run(config, folder, {"data": dataset.sha256, "weights": weights})
     write_failures(folder / "failures.csv", dataset.failures)
@@ -72,6 +69,7 @@ def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: 
     report = {
         "arch": config.arch,
         "trainable": config.trainable,
+        "settings": unusual(config),
         "weights": weights,
         "demonstration": config.data is None,
         "data": _describe_data(config, dataset),
@@ -90,73 +88,6 @@ def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: 
     say(results_table(report))
     say(f"\nreport, predictions, plots and model: {folder}")
     return report
-
-
-def _groups(config: TrainConfig) -> tuple[Group, ...]:
-    """What learns. What can be known to be wrong before data and weights are fetched is refused here."""
-    mesh_for(config.batch_size)
-    model = create_model(config.arch)
-    variables = jax.eval_shape(model.init, jax.random.key(0))
-    params = variables["params"]
-    groups, head = parse_trainable(config.trainable, params), model.spec.head
-    if not any(group.holds(head) or is_within(group.name, head) for group in groups):
-        raise UserError(
-            f"--trainable {config.trainable} leaves out the head, which is new and drawn at random: add {head}"
-        )
-    parse_unfreeze(config.unfreeze, groups, total_steps=1)
-    labels = label_tree(params, groups)
-    start = first_moving(model.spec.units, labels, live_batch_norms(variables["batch_stats"], labels, config.frozen_bn))
-    if config.cache_features in ("device", "host", "disk") and start == model.spec.units[0]:
-        raise UserError(
-            f"--cache-features {config.cache_features} keeps what the layers below the lowest that learns give, and "
-            f"here there are none: use --cache-features auto, a smaller --trainable, or --frozen-bn eval"
-        )
-    if config.solver == "ridge" and (start != head or config.cache_features == "off" or config.loss == "dldl"):
-        raise UserError(
-            f"--solver ridge fits a head of one output to features: it needs --trainable {head}, --loss mse (or l1, "
-            "huber: it minimises the square), --frozen-bn eval and kept features"
-        )
-    return groups
-
-
-def _contract(config: TrainConfig, dataset: Dataset) -> Contract:
-    ages = dataset.records.age[dataset.records.rows_of("train")]
-    mean, std = float(ages.mean()), float(ages.std())
-    if std == 0:
-        raise DataError(f"{dataset.name}: every age in the training split is {mean:g}, there is nothing to learn")
-    dtype: Dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
-    if config.dtype != "auto":
-        dtype = config.dtype
-    return Contract(config.arch, config.loss, dataset.images.shape[1], mean, std, config.flip, dtype)
-
-
-def _start(config: TrainConfig, contract: Contract, say: Say) -> tuple[Variables, dict[str, str | None]]:
-    """The variables at step 0, and what the report says of them."""
-    model = contract.model()
-    fresh = model.init(jax.random.key(config.seed))
-    drawn = fresh, {"tag": RANDOM, "sha256": None}
-    demo = config.data is None
-    if config.weights != RANDOM:
-        try:
-            found = find_weights(config.weights, config.arch)
-            drawn = merge(fresh, found.variables, model.spec.head), {"tag": found.tag, "sha256": found.sha256}
-        except WeightsUnavailableError as error:
-            if not demo:
-                raise
-            say(str(error))
-    if demo:
-        say(_banner(str(drawn[1]["tag"])))
-    return drawn
-
-
-def _banner(weights: str) -> str:
-    lines = (
-        "DEMONSTRATION on drawn faces, weights: " + weights,
-        "The numbers show that it runs; they say nothing of people.",
-    )
-    width = max(len(line) for line in lines)
-    edge = "*" * (width + 4)
-    return "\n".join([edge, *(f"* {line:<{width}} *" for line in lines), edge])
 
 
 def _describe_data(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from jaxage.cli import main
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "prepare", "convert"])
+@pytest.mark.parametrize(
+    "command", ["train", "study", "lr-find", "evaluate", "predict", "explain", "prepare", "convert"]
+)
 def test_help_explains_each_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -20,7 +22,13 @@ def test_help_explains_each_option(command: str, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(
     ("script", "word"),
-    [("train", "--trainable"), ("evaluate", "RUN"), ("predict", "IMAGE..."), ("convert_weights", "--weights")],
+    [
+        ("train", "--trainable"),
+        ("evaluate", "RUN"),
+        ("predict", "IMAGE..."),
+        ("convert_weights", "--weights"),
+        ("study", "--seeds"),
+    ],
 )
 def test_the_scripts_are_doors_to_the_commands(script: str, word: str) -> None:
     path = ROOT / "scripts" / f"{script}.py"

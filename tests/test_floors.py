@@ -11,12 +11,26 @@ PACKAGE = Path(next(iter(jaxage.__path__)))
 
 FLOORS = [
     {"config", "types", "locks", "runtime", "rivals", "profiler"},
-    {"metrics", "losses", "trees", "models", "data", "order"},
+    {"metrics", "losses", "trees", "models", "data", "order", "recipes"},
     {"pretrained", "freeze", "phases"},
     {"optim", "sources"},
     {"state", "steps", "mesh", "checkpoint", "run", "export", "feed", "features", "placement"},
-    {"learning", "assemble", "solve", "fit", "train", "evaluate", "predict", "convert", "prepare", "load", "report"},
-    {"benchmark", "contestants", "launch", "cli", "__init__"},
+    {
+        "learning",
+        "assemble",
+        "solve",
+        "fit",
+        "train",
+        "evaluate",
+        "predict",
+        "convert",
+        "prepare",
+        "load",
+        "report",
+        "outcomes",
+    },
+    {"report", "x"},
+    {"benchmark", "contestants", "launch", "study", "cli", "__init__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 

@@ -17,6 +17,7 @@ from jaxage.metrics import (
     bias,
     bootstrap,
     cumulative_score,
+    interval,
     mae,
     plcc,
     rmse,
@@ -232,9 +233,12 @@ def test_bootstrap_draws_whole_clusters() -> None:
     def first(_: Array, __: Array, weight: Array) -> Float[Array, ""]:
         return weight[0]
 
-    columns = (jnp.asarray(column) for column in ages(7))
-    intervals = bootstrap((drawn, torn, first), *columns, jnp.asarray(cluster), jax.random.key(0))
-    np.testing.assert_array_equal(intervals, [[4, 4], [0, 0], [0, 3]])
+    prediction, target = (jnp.asarray(column) for column in ages(7))
+    both = jnp.stack([prediction, -prediction])
+    values = bootstrap((drawn, torn, first), both, target, jnp.asarray(cluster), jax.random.key(0))
+    assert values.shape == (1000, 2, 3)
+    np.testing.assert_array_equal(np.percentile(values[:, 0], [2.5, 97.5], axis=0).T, [[4, 4], [0, 0], [0, 3]])
+    np.testing.assert_array_equal(values[:, 1], values[:, 0])
 
 
 def test_bootstrap_agrees_with_a_plain_loop() -> None:
@@ -245,9 +249,10 @@ def test_bootstrap_agrees_with_a_plain_loop() -> None:
     for _ in range(1000):
         rows = np.concatenate([np.flatnonzero(cluster == c) for c in rng.integers(0, 10, 10)])
         values.append(reference(prediction[rows], target[rows])[1:3])
-    columns = jnp.asarray(prediction), jnp.asarray(target), jnp.asarray(cluster)
-    intervals = bootstrap((srocc, mae), *columns, jax.random.key(0))
+    columns = jnp.asarray(prediction)[None], jnp.asarray(target), jnp.asarray(cluster)
+    ours = np.asarray(bootstrap((srocc, mae), *columns, jax.random.key(0)))[:, 0]
     loop = np.percentile(values, [2.5, 97.5], axis=0).T
+    intervals = [interval(ours[:, 0]), interval(ours[:, 1])]
     assert (np.abs(np.asarray(intervals) - loop) < 0.08 * np.diff(loop)).all()
 
 
@@ -255,17 +260,30 @@ def test_bootstrap_covers_the_truth() -> None:
     truth, n, sets = 0.8, 60, 300
     normal = jax.random.normal(jax.random.key(1), (2, sets, n))
     target = truth * normal[0] + np.sqrt(1 - truth**2) * normal[1]
-    intervals = jax.vmap(lambda p, t, k: bootstrap((plcc,), p, t, jnp.arange(n), k, resamples=200))(
+    values = jax.vmap(lambda p, t, k: bootstrap((plcc,), p[None], t, jnp.arange(n), k, resamples=200))(
         normal[0], target, jax.random.split(jax.random.key(2), sets)
     )
-    covered = ((intervals[..., 0] <= truth) & (truth <= intervals[..., 1])).mean()
+    intervals = np.array([interval(each) for each in np.asarray(values)[:, :, 0, 0]])
+    covered = ((intervals[:, 0] <= truth) & (truth <= intervals[:, 1])).mean()
     assert 0.9 < covered < 0.98
 
 
 def test_bootstrap_leaves_out_undefined_resamples() -> None:
     prediction, target = jnp.array([20.0, 30.0]), jnp.array([1.0, 2.0])
-    intervals = bootstrap((plcc,), prediction, target, jnp.arange(2), jax.random.key(0))
-    np.testing.assert_allclose(intervals, [[1, 1]], rtol=1e-6)
+    values = np.asarray(bootstrap((plcc,), prediction[None], target, jnp.arange(2), jax.random.key(0)))
+    assert np.isnan(values).any()
+    np.testing.assert_allclose(interval(values.ravel()), [1, 1], rtol=1e-6)
+    assert interval(np.full(3, np.nan)) is None
+
+
+def test_predictions_of_the_same_rows_are_resampled_together() -> None:
+    """A prediction and itself shifted by a year: MAE differs by exactly that in every resample where all errors do."""
+    target = jnp.asarray(ages(50)[1])
+    predictions = jnp.stack([target + 3, target + 4])
+    values = np.asarray(bootstrap((mae,), predictions, target, jnp.arange(50), jax.random.key(0)))[:, :, 0]
+    np.testing.assert_allclose(values[:, 1] - values[:, 0], 1, rtol=1e-4)
+    alone = np.asarray(bootstrap((mae,), predictions[1:], target, jnp.arange(50), jax.random.key(0)))[:, 0, 0]
+    np.testing.assert_allclose(alone, values[:, 1], rtol=1e-6)
 
 
 def test_summary_is_json_and_agrees_with_scipy() -> None:

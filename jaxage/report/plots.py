@@ -1,7 +1,5 @@
 """The pictures of a run: predicted against true age, training curves, contact sheets of faces. All are PNG files."""
 
-import io
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,28 +15,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from PIL import Image, ImageDraw, ImageFont
 
-_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#6b6b6b"  # Okabe and Ito's, safe for colour-blind readers
-_STYLE: Any = {
-    "figure.dpi": 150,
-    "savefig.dpi": 150,
-    "font.family": "DejaVu Sans",
-    "font.size": 13,
-    "axes.titlesize": 14,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
-    "lines.linewidth": 2.2,
-    "lines.markersize": 6,
-    "legend.frameon": False,
-    "text.parse_math": False,
-    "figure.constrained_layout.w_pad": 0.12,
-    "figure.constrained_layout.h_pad": 0.12,
-}
-_DENSITY = LinearSegmentedColormap.from_list("density", ["#b9d9ee", _BLUE, "#001f33"])
+from jaxage.report.style import BLUE, GREY, ORANGE, STYLE, save_picture, shown
+
+_DENSITY = LinearSegmentedColormap.from_list("density", ["#b9d9ee", BLUE, "#001f33"])
 _MANY_POINTS = 2000
 
 
@@ -63,7 +42,7 @@ def scatter(
     prediction, target = prediction[finite], target[finite]
     error = np.abs(prediction - target).mean() if len(target) else None
     low, high = _limits(np.concatenate([prediction, target]))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 7), layout="constrained")
         axes = figure.subplots()
         if len(target) > _MANY_POINTS:
@@ -76,9 +55,9 @@ def scatter(
             )
         else:
             alpha = float(np.clip(30 / max(len(target), 1) ** 0.6, 0.3, 0.9))
-            axes.scatter(target, prediction, s=32, color=_BLUE, alpha=alpha, linewidths=0)
-        axes.plot([low, high], [low, high], color=_ORANGE, linewidth=1.8, label="prediction = age")
-        numbers = {"PLCC": _text(plcc, ".3f"), "SROCC": _text(srocc, ".3f"), "MAE": _text(error, ".2f", " years")}
+            axes.scatter(target, prediction, s=32, color=BLUE, alpha=alpha, linewidths=0)
+        axes.plot([low, high], [low, high], color=ORANGE, linewidth=1.8, label="prediction = age")
+        numbers = {"PLCC": shown(plcc, ".3f"), "SROCC": shown(srocc, ".3f"), "MAE": shown(error, ".2f", " years")}
         lines = [f"{name:<5} {value}" for name, value in numbers.items()] + [f"{'n':<5} {len(target):,}"]
         axes.text(
             0.03,
@@ -97,7 +76,7 @@ def scatter(
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
         axes.legend(loc="lower right", bbox_to_anchor=(1, 0.15 if len(target) > _MANY_POINTS else 0.02))
-        _save(path, figure)
+        save_picture(path, figure)
 
 
 def curves(path: Path, history: Sequence[Mapping[str, Any]], best_epoch: int) -> None:
@@ -111,11 +90,11 @@ def curves(path: Path, history: Sequence[Mapping[str, Any]], best_epoch: int) ->
     if best_epoch not in epochs:
         raise ValueError(f"best epoch {best_epoch} is not among the epochs of the history: {epochs or 'none'}")
     best = history[epochs.index(best_epoch)]["validation"]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, 8), layout="constrained")
         figure.suptitle(
-            f"best epoch {best_epoch} (dotted): MAE {_text(best['mae'], '.2f', ' years')}, "
-            f"PLCC {_text(best['plcc'], '.3f')}, SROCC {_text(best['srocc'], '.3f')}",
+            f"best epoch {best_epoch} (dotted): MAE {shown(best['mae'], '.2f', ' years')}, "
+            f"PLCC {shown(best['plcc'], '.3f')}, SROCC {shown(best['srocc'], '.3f')}",
             x=0.012,
             ha="left",
         )
@@ -135,7 +114,23 @@ def curves(path: Path, history: Sequence[Mapping[str, Any]], best_epoch: int) ->
         rate.yaxis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
         for axes in (correlation, rate):
             axes.set_xlabel("epoch")
-        _save(path, figure)
+        save_picture(path, figure)
+
+
+def rates(path: Path, rate: np.ndarray, loss: np.ndarray, smooth: np.ndarray, suggestion: float | None) -> None:
+    """Loss, and loss smoothed, over the learning rate on a logarithmic axis; the suggested rate is marked."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 5.5), layout="constrained")
+        axes = figure.subplots()
+        axes.semilogx(rate, loss, color="#b9d9ee", linewidth=1.2, label="loss of the batch")
+        axes.semilogx(rate, smooth, color=BLUE, label="smoothed")
+        if suggestion is not None:
+            axes.axvline(suggestion, color=ORANGE, linestyle=":", label=f"suggested: {suggestion:.1e}")
+        axes.set_ylim(0.95 * np.min(smooth), 1.1 * np.max(smooth))
+        axes.set(xlabel="learning rate", ylabel="training loss")
+        axes.set_title("Learning-rate range test")
+        axes.legend(loc="upper center")
+        save_picture(path, figure)
 
 
 def age_histograms(path: Path, ages: Mapping[str, np.ndarray]) -> None:
@@ -146,13 +141,13 @@ def age_histograms(path: Path, ages: Mapping[str, np.ndarray]) -> None:
     if empty := [name for name, years in ages.items() if not len(years)]:
         raise ValueError(f"no ages in {', '.join(empty)}")
     low, high = _limits(np.concatenate(list(ages.values())))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 8), layout="constrained")
         panels = np.atleast_1d(figure.subplots(len(ages), 1, sharex=True))
         for axes, (name, years) in zip(panels, ages.items(), strict=True):
-            axes.hist(np.floor(years), bins=np.arange(low, high + 2) - 0.5, color=_BLUE)
+            axes.hist(np.floor(years), bins=np.arange(low, high + 2) - 0.5, color=BLUE)
             median = float(np.median(years))
-            axes.axvline(median, color=_ORANGE, linewidth=1.8)
+            axes.axvline(median, color=ORANGE, linewidth=1.8)
             axes.set_title(f"{name}: {len(years):,} faces, median {median:.0f} years")
             axes.set_ylabel("faces")
             axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -160,7 +155,7 @@ def age_histograms(path: Path, ages: Mapping[str, np.ndarray]) -> None:
             axes.grid(axis="x", visible=False)
         panels[-1].set_xlabel("age (years)")
         panels[-1].set_xlim(low - 1, high + 1)
-        _save(path, figure)
+        save_picture(path, figure)
 
 
 def contact_sheet(path: Path, images: np.ndarray, captions: Sequence[str], columns: int) -> None:
@@ -188,7 +183,7 @@ def contact_sheet(path: Path, images: np.ndarray, captions: Sequence[str], colum
         left, top = gap + index % columns * cell_width, gap + index // columns * cell_height
         sheet.paste(Image.fromarray(image.repeat(factor, 0).repeat(factor, 1)), (left, top))
         draw.text((left, top + height + 3), _cut(caption, font, width), fill="black", font=font)
-    _save(path, sheet)
+    save_picture(path, sheet)
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
@@ -200,24 +195,20 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
 
 def _panel(axes: Axes, title: str, epochs: list[int], lines: dict[str, list[float | None]], best_epoch: int) -> None:
     axes.set_title(title)
-    axes.axvline(best_epoch, color=_GREY, linewidth=1.6, linestyle=":", zorder=1)
-    for (label, values), color, style in zip(lines.items(), (_BLUE, _ORANGE), ("-", "--"), strict=False):
+    axes.axvline(best_epoch, color=GREY, linewidth=1.6, linestyle=":", zorder=1)
+    for (label, values), color, style in zip(lines.items(), (BLUE, ORANGE), ("-", "--"), strict=False):
         numbers = np.array([np.nan if value is None else value for value in values], np.float64)
         axes.plot(epochs, numbers, style, marker="o" if len(epochs) <= 40 else "", color=color, label=label)
         best = numbers[epochs.index(best_epoch)]
         axes.plot(best_epoch, best, "o", color=color, markersize=11, markeredgecolor="white", zorder=3)
     if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines[1:]):
-        axes.text(0.5, 0.5, "undefined", transform=axes.transAxes, ha="center", color=_GREY)
+        axes.text(0.5, 0.5, "undefined", transform=axes.transAxes, ha="center", color=GREY)
         axes.set_yticks([])
     if len(lines) > 1:
         axes.legend(loc="lower right")
     margin = max(0.5, 0.02 * len(epochs))
     axes.set_xlim(min(epochs) - margin, max(epochs) + margin)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-
-
-def _text(value: float | None, spec: str, unit: str = "") -> str:
-    return "undefined" if value is None or not np.isfinite(value) else f"{value:{spec}}{unit}"
 
 
 def _cut(caption: str, font: ImageFont.FreeTypeFont, width: int) -> str:
@@ -237,8 +228,8 @@ def timeline(path: Path, lanes: Mapping[str, Sequence[tuple[float, float, str]]]
     """
     if not lanes:
         raise ValueError("nothing was recorded")
-    kinds = {"compute": _BLUE, "host": _GREY, "wait": _ORANGE}
-    with matplotlib.rc_context(_STYLE):
+    kinds = {"compute": BLUE, "host": GREY, "wait": ORANGE}
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, 2.2 + 0.7 * len(lanes)), layout="constrained")
         axes = figure.subplots()
         for row, spans in enumerate(lanes.values()):
@@ -250,18 +241,6 @@ def timeline(path: Path, lanes: Mapping[str, Sequence[tuple[float, float, str]]]
         axes.set_xlabel("milliseconds")
         axes.grid(visible=False, axis="y")
         axes.set_title(title)
-        shown = [Patch(color=colour, label=kind) for kind, colour in kinds.items()]
-        axes.legend(handles=shown, loc="upper left", bbox_to_anchor=(0, -0.25 / (0.3 * len(lanes))), ncols=3)
-        _save(path, figure)
-
-
-def _save(path: Path, picture: Figure | Image.Image) -> None:
-    """Write the PNG beside `path` and rename it, so that there is never half a picture."""
-    png = io.BytesIO()
-    picture.savefig(png, format="png") if isinstance(picture, Figure) else picture.save(png, format="png")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(png.getvalue())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        patches = [Patch(color=colour, label=kind) for kind, colour in kinds.items()]
+        axes.legend(handles=patches, loc="upper left", bbox_to_anchor=(0, -0.25 / (0.3 * len(lanes))), ncols=3)
+        save_picture(path, figure)

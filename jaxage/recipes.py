@@ -1,0 +1,83 @@
+"""The seven models of the report, and the two ways in which a study trains them."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+from jaxage.types import Arch, UserError
+
+Protocol = Literal["report", "best"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A network and what of it learns, as torchvision's module names; and the PLCC and SROCC of the 2024 report."""
+
+    arch: Arch
+    trainable: str
+    published: tuple[float, float] | None = None
+
+    @property
+    def name(self) -> str:
+        """As it is written on the command line."""
+        return f"{self.arch}:{self.trainable}"
+
+    @property
+    def slug(self) -> str:
+        """As it names a folder."""
+        return f"{self.arch}-{self.trainable.replace(',', '+')}"
+
+    @property
+    def head_only(self) -> bool:
+        """Whether the new head alone learns."""
+        return self.trainable == HEADS[self.arch]
+
+
+HEADS: dict[Arch, str] = {"mobilenet_v2": "classifier", "resnet18": "fc"}
+
+SEVEN = (
+    ModelSpec("mobilenet_v2", "classifier", (0.662, 0.598)),
+    ModelSpec("mobilenet_v2", "all", (0.823, 0.787)),
+    ModelSpec("resnet18", "fc", (0.656, 0.603)),
+    ModelSpec("resnet18", "fc,layer4", (0.838, 0.813)),
+    ModelSpec("resnet18", "fc,layer4,layer3", (0.865, 0.846)),
+    ModelSpec("resnet18", "fc,layer4,layer3,layer2", (0.871, 0.855)),
+    ModelSpec("resnet18", "fc,layer4,layer3,layer2,layer1", (0.872, 0.853)),
+)
+"""Table 1 of the report: IMDb-crop, 36,000 images, a random split 60/20/20, torchvision's ImageNet1k_v1 weights."""
+
+
+def parse_model(text: str) -> ModelSpec:
+    """A model from "resnet18:fc,layer4". Raises UserError if it is written otherwise."""
+    arch, _, trainable = text.partition(":")
+    if arch not in get_args(Arch) or not trainable:
+        raise UserError(f"{text!r} is no model; write NETWORK:LAYERS, such as resnet18:fc,layer4")
+    known = {spec.name: spec for spec in SEVEN}
+    return known.get(text, ModelSpec(cast(Arch, arch), trainable))
+
+
+DESCRIPTIONS: dict[Protocol, str] = {
+    "report": (
+        "The 2024 report's: a random split, plain regression (mean squared error) without augmentation, averaging or "
+        "decay, frozen BatchNorm as in plain PyTorch, one recipe for all models."
+    ),
+    "best": (
+        "Ours: no person on two sides where people are known, frozen BatchNorm kept as it was, and for each model the "
+        "recipe that did best on validation images."
+    ),
+}
+
+
+def recipe(protocol: Protocol, model: ModelSpec) -> dict[str, Any]:
+    """The fields of a `TrainConfig` in which this protocol differs from the defaults of `jaxage train`."""
+    if protocol == "report":
+        return {
+            "split": "random",
+            "loss": "mse",
+            "augment": False,
+            "cache_features": "off",
+            "ema": 0.0,
+            "weight_decay": 0.0,
+            "flip": False,
+            "frozen_bn": "train",
+        }
+    return {"split": "identity"}

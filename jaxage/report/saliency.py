@@ -1,0 +1,44 @@
+"""A face, and over it what made a network say older or younger."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from jaxage.report.style import BLUE, ORANGE, STYLE, save_picture
+
+_YOUNGER_OLDER = LinearSegmentedColormap.from_list("younger-older", [BLUE, "#f7f7f7", ORANGE])
+
+
+def overlay(path: Path, image: UInt8[np.ndarray, "h w 3"], evidence: Float[np.ndarray, "y x"], title: str) -> None:
+    """The image, and beside it the same in grey under `evidence`: orange above 0, blue below, clear at 0.
+
+    Colours are scaled to the largest magnitude of this map. 1200 x 720 pixels.
+    """
+    largest = float(np.abs(evidence).max()) or 1.0
+    grey = image.mean(2)
+    height, width = grey.shape
+    strength = np.abs(evidence) / largest
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 4.8), layout="constrained")
+        figure.suptitle(title, x=0.012, ha="left")
+        plain, shaded = figure.subplots(1, 2)
+        plain.imshow(image)
+        shaded.imshow(grey, cmap="gray", vmin=0, vmax=255)
+        drawn = shaded.imshow(
+            evidence,
+            cmap=_YOUNGER_OLDER,
+            vmin=-largest,
+            vmax=largest,
+            alpha=0.75 * np.sqrt(strength),
+            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+            interpolation="bilinear",
+        )
+        for axes in (plain, shaded):
+            axes.set_axis_off()
+        bar = figure.colorbar(drawn, ax=shaded, location="bottom", ticks=[-largest, 0, largest], shrink=0.8)
+        bar.ax.set_xticklabels(["younger", "", "older"])
+        save_picture(path, figure)

@@ -1,0 +1,88 @@
+"""What a run begins with: settings that were checked, the contract of its network, and the weights."""
+
+from collections.abc import Callable
+
+import jax
+
+from jaxage.config import TrainConfig
+from jaxage.data.records import DataError
+from jaxage.data.store import Dataset
+from jaxage.export import Contract
+from jaxage.freeze import Group, first_moving, label_tree, live_batch_norms, parse_trainable
+from jaxage.mesh import mesh_for
+from jaxage.models.registry import create_model
+from jaxage.phases import parse_unfreeze
+from jaxage.pretrained.load import RANDOM, find_weights, merge
+from jaxage.pretrained.sources import WeightsUnavailableError
+from jaxage.trees import is_within
+from jaxage.types import Dtype, UserError, Variables
+
+Say = Callable[[str], None]
+
+
+def check_settings(config: TrainConfig) -> tuple[Group, ...]:
+    """What learns. Raises UserError for what can be known to be wrong before data and weights are fetched."""
+    mesh_for(config.batch_size)
+    model = create_model(config.arch)
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    params = variables["params"]
+    groups, head = parse_trainable(config.trainable, params), model.spec.head
+    if not any(group.holds(head) or is_within(group.name, head) for group in groups):
+        raise UserError(
+            f"--trainable {config.trainable} leaves out the head, which is new and drawn at random: add {head}"
+        )
+    parse_unfreeze(config.unfreeze, groups, total_steps=1)
+    labels = label_tree(params, groups)
+    start = first_moving(model.spec.units, labels, live_batch_norms(variables["batch_stats"], labels, config.frozen_bn))
+    if config.cache_features in ("device", "host", "disk") and start == model.spec.units[0]:
+        raise UserError(
+            f"--cache-features {config.cache_features} keeps what the layers below the lowest that learns give, and "
+            f"here there are none: use --cache-features auto, a smaller --trainable, or --frozen-bn eval"
+        )
+    if config.solver == "ridge" and (start != head or config.cache_features == "off" or config.loss == "dldl"):
+        raise UserError(
+            f"--solver ridge fits a head of one output to features: it needs --trainable {head}, --loss mse (or l1, "
+            "huber: it minimises the square), --frozen-bn eval and kept features"
+        )
+    return groups
+
+
+def make_contract(config: TrainConfig, dataset: Dataset) -> Contract:
+    """What the network takes and gives. Raises DataError if all training ages are one."""
+    ages = dataset.records.age[dataset.records.rows_of("train")]
+    mean, std = float(ages.mean()), float(ages.std())
+    if std == 0:
+        raise DataError(f"{dataset.name}: every age in the training split is {mean:g}, there is nothing to learn")
+    dtype: Dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
+    if config.dtype != "auto":
+        dtype = config.dtype
+    return Contract(config.arch, config.loss, dataset.images.shape[1], mean, std, config.flip, dtype)
+
+
+def first_variables(config: TrainConfig, contract: Contract, say: Say) -> tuple[Variables, dict[str, str | None]]:
+    """The variables at step 0, and what the report says of them."""
+    model = contract.model()
+    fresh = model.init(jax.random.key(config.seed))
+    drawn = fresh, {"tag": RANDOM, "sha256": None}
+    demo = config.data is None
+    if config.weights != RANDOM:
+        try:
+            found = find_weights(config.weights, config.arch)
+            drawn = merge(fresh, found.variables, model.spec.head), {"tag": found.tag, "sha256": found.sha256}
+        except WeightsUnavailableError as error:
+            if not demo:
+                raise
+            say(str(error))
+    if demo:
+        say(_banner(str(drawn[1]["tag"])))
+    return drawn
+
+
+def _banner(weights: str) -> str:
+    lines = (
+        "DEMONSTRATION on drawn faces, weights: " + weights,
+        "The numbers show that it runs; they say nothing of people.",
+    )
+    width = max(len(line) for line in lines)
+    edge = "*" * (width + 4)
+    return "\n".join([edge, *(f"* {line:<{width}} *" for line in lines), edge])

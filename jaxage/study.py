@@ -1,0 +1,227 @@
+"""The study: which layers are worth unfreezing? Many models, some seeds, one or two protocols, one page to read."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxage.config import TrainConfig, cache_folder
+from jaxage.data.prepared import read_manifest
+from jaxage.data.records import Records
+from jaxage.data.store import Dataset
+from jaxage.fit import Diverged
+from jaxage.load import load_data
+from jaxage.outcomes import Outcome, outcome, summarise
+from jaxage.recipes import SEVEN, ModelSpec, Protocol, parse_model, recipe
+from jaxage.report.study_files import write_study
+from jaxage.run import REPORT, RunError, write_json
+from jaxage.train import train
+from jaxage.types import SplitRule, UserError
+
+Say = Callable[[str], None]
+
+_SETTINGS = "study-settings.json"
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Train and test the seven models of the report, and write a page that compares them."""
+
+    data: Path | None = None
+    """A folder that jaxage prepare has made, or a CSV, as for train; without it, jaxage draws its own faces."""
+
+    out: Path = Path("study")
+    """The folder for the page, its tables and all runs. If it holds this study, what is missing is done."""
+
+    protocol: Literal["report", "best", "both"] = "both"
+    """"report" trains as the 2024 report did, "best" as we found best; "both" does one after the other."""
+
+    models: tuple[str, ...] = tuple(spec.name for spec in SEVEN)
+    """Networks and what learns, such as "resnet18:fc,layer4"; neighbours of one network are compared."""
+
+    seeds: int = 3
+    """How often each model is trained, with seeds from 0 on. The split is the same for all."""
+
+    weights: tuple[str, ...] = ()
+    """Where networks start if not from torchvision's weights, such as resnet18=FILE and mobilenet_v2=dsr_in1k."""
+
+    image_size: int | None = None
+    """Height and width in pixels; without it, 224 for your data and 64 for the drawn faces."""
+
+    epochs: int | None = None
+    """How often each training image is seen; without it, what the protocol says."""
+
+    batch_size: int = 32
+    """Images per step, over all devices."""
+
+    max_bad: float = 0.01
+    """The largest share of images that may be missing or broken before it stops."""
+
+    memory_budget: float | None = None
+    """GiB of each device that the images may take; without it, half of the device."""
+
+    show_worst: bool = False
+    """Show the faces with the largest errors on the page. Only where the terms of the data allow it."""
+
+
+def study(config: StudyConfig, say: Say = print) -> dict[str, Any]:
+    """Train what is missing in `config.out`, and write study.html, .md, .csv and .json there; what the last holds.
+
+    A run that diverges is noted and left out; it does not stop the others. Raises UserError as `jaxage.train.train`
+    does, and RunError if the folder holds another study.
+    """
+    if config.data is not None:
+        config = replace(config, data=config.data.resolve())
+    plan = plan_runs(config)
+    _claim_settings(config)
+    data = {protocol: _load(config, protocol) for protocol in protocols(config)}
+    started = time.perf_counter()
+    spent: list[float] = []
+    outcomes: list[Outcome] = []
+    failed: list[dict[str, str]] = []
+    for number, run in enumerate(plan, 1):
+        title = f"{run.protocol}, {run.model.name}, seed {run.seed}"
+        fresh = not (run.folder / REPORT).exists()
+        if fresh:
+            say(f"\n== run {number} of {len(plan)}: {title}")
+        before = time.perf_counter()
+        settings = train_config(config, run, _rule(data[run.protocol].records, run.protocol))
+        try:
+            report = train(settings, say if fresh else lambda _: None)
+        except Diverged as error:
+            say(f"   left out: {error}")
+            failed.append({"run": title, "reason": str(error)})
+            continue
+        outcomes.append(outcome(run.protocol, run.model, run.seed, run.folder, report, data[run.protocol].records))
+        if fresh:
+            spent.append(time.perf_counter() - before)
+            say(f"   {_time_left(plan[number:], spent)}")
+    records = {protocol: dataset.records for protocol, dataset in data.items()}
+    summary = summarise(outcomes, records, failed, _about(config)) | {"funnel": _funnel(config)}
+    write_study(config.out, summary, outcomes, data, worst=config.show_worst)
+    say(f"\n{time.perf_counter() - started:.0f} s; the study: {config.out / 'study.html'}")
+    return summary
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training: how, what, with which seed, and where."""
+
+    protocol: Protocol
+    model: ModelSpec
+    seed: int
+    folder: Path
+
+
+def protocols(config: StudyConfig) -> tuple[Protocol, ...]:
+    """The protocols that are asked for."""
+    return ("report", "best") if config.protocol == "both" else (config.protocol,)
+
+
+def plan_runs(config: StudyConfig) -> list[PlannedRun]:
+    """All runs, seed by seed, so that a table of every model exists as early as can be.
+
+    Raises UserError for no seed, and for a model that is none or named twice.
+    """
+    if config.seeds < 1:
+        raise UserError(f"--seeds must be 1 or more, got {config.seeds}")
+    models = [parse_model(text) for text in config.models]
+    twice = {model.name for model in models if models.count(model) > 1}
+    if twice or not models:
+        raise UserError(f"--models must name each model once, and at least one; twice: {', '.join(twice) or 'none'}")
+    return [
+        PlannedRun(protocol, model, seed, config.out / "runs" / protocol / model.slug / f"seed-{seed}")
+        for seed in range(config.seeds)
+        for protocol in protocols(config)
+        for model in models
+    ]
+
+
+def train_config(config: StudyConfig, run: PlannedRun, rule: SplitRule) -> TrainConfig:
+    """The settings of one run. Raises UserError for --weights that name no network."""
+    fields: dict[str, Any] = recipe(run.protocol, run.model) | {"split": rule}
+    if config.epochs is not None:
+        fields["epochs"] = config.epochs
+    if run.model.arch in (weights := _weights(config)):
+        fields["weights"] = weights[run.model.arch]
+    return TrainConfig(
+        arch=run.model.arch,
+        trainable=fields.pop("trainable", run.model.trainable),
+        data=config.data,
+        image_size=config.image_size,
+        batch_size=config.batch_size,
+        max_bad=config.max_bad,
+        memory_budget=config.memory_budget,
+        seed=run.seed,
+        split_seed=0,
+        out=run.folder,
+        resume=True,
+        **fields,
+    )
+
+
+def _weights(config: StudyConfig) -> dict[str, str]:
+    pairs = dict(text.partition("=")[::2] for text in config.weights)
+    unknown = set(pairs) - {parse_model(text).arch for text in config.models}
+    if unknown or not all(pairs.values()):
+        raise UserError(f"--weights {' '.join(config.weights)}: write NETWORK=WEIGHTS for networks that are studied")
+    return pairs
+
+
+def _load(config: StudyConfig, protocol: Protocol) -> Dataset:
+    """The checked faces, divided as the protocol says where the data does not say it."""
+    base = TrainConfig(data=config.data, image_size=config.image_size, max_bad=config.max_bad, split_seed=0)
+    dataset = load_data(base, cache_folder())
+    rule = _rule(dataset.records, protocol)
+    if dataset.split == "given" or rule == "random":
+        return dataset
+    return load_data(replace(base, split=rule), cache_folder())
+
+
+def _funnel(config: StudyConfig) -> list[dict[str, Any]]:
+    """What each criterion kept of a collection's records, where jaxage prepare has made the data."""
+    if config.data is None or not config.data.is_dir():
+        return []
+    steps: list[dict[str, Any]] = read_manifest(config.data).get("funnel", [])
+    return steps
+
+
+def _rule(records: Records, protocol: Protocol) -> SplitRule:
+    return "identity" if protocol == "best" and (records.identity != "").any() else "random"
+
+
+def _claim_settings(config: StudyConfig) -> None:
+    """What must be the same for all runs of a folder: everything but how many there are."""
+    path = config.out / _SETTINGS
+    lasting = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asdict(config).items()
+        if name in ("data", "weights", "image_size", "epochs", "batch_size")
+    }
+    lasting["weights"] = list(config.weights)
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in lasting.items():
+            if found.get(name) != value:
+                raise RunError(
+                    f"{config.out} holds a study with --{name.replace('_', '-')} {found.get(name)}, not {value}: go on "
+                    "with the same settings, or choose another --out"
+                )
+        return
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_json(path, lasting)
+
+
+def _time_left(rest: list[PlannedRun], spent: list[float]) -> str:
+    """By the mean time of the runs so far."""
+    missing = [run for run in rest if not (run.folder / REPORT).exists()]
+    minutes = len(missing) * sum(spent) / len(spent) / 60
+    left = f"about {minutes // 60:.0f} h {minutes % 60:02.0f} min"
+    return f"{len(missing)} runs are left, {left}" if missing else "all runs are done"
+
+
+def _about(config: StudyConfig) -> dict[str, Any]:
+    options = asdict(config)
+    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}

@@ -1,0 +1,60 @@
+"""Outcomes of a study that nobody trained: true ages, and predictions with a given error."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxage.data.records import Records, make_records
+from jaxage.data.splits import leakage
+from jaxage.data.store import Dataset
+from jaxage.metrics import METRICS
+from jaxage.outcomes import Outcome
+from jaxage.recipes import ModelSpec, Protocol
+
+
+def table(n: int = 400) -> Records:
+    """Half of the rows are the test."""
+    ages = np.random.default_rng(0).integers(1, 95, n).astype(float)
+    return make_records(
+        [f"{i:03}.jpg" for i in range(n)],
+        ages.tolist(),
+        identity=[f"person {i // 2}" for i in range(n)],
+        split=["train"] * (n // 4) + ["validation"] * (n // 4) + ["test"] * (n // 2),
+        gender=[("female", "male", "")[i % 3] for i in range(n)],
+    )
+
+
+def dataset() -> Dataset:
+    """The table with noise for pictures."""
+    records = table()
+    images = np.random.default_rng(0).integers(0, 256, (len(records), 32, 32, 3), np.uint8)
+    return Dataset("drawn <faces> & more", records, images, (), "sha", "given")
+
+
+def made_up(protocol: Protocol, model: ModelSpec, seed: int, noise: float = 8.0, *, constant: bool = False) -> Outcome:
+    """A finished run whose errors are normal with this standard deviation."""
+    records = table()
+    age = records.age[records.rows_of("test")]
+    error = np.random.default_rng(seed).normal(0, noise, len(age))
+    prediction = (np.full(len(age), 40.0) if constant else age + error).astype(np.float32)
+    scores: dict[str, Any] = {name: float(metric(prediction, age)) for name, metric in METRICS.items()}
+    history = [
+        {"epoch": epoch, "train_loss": 1 / epoch, "learning_rate": 1e-3, "validation": {"mae": 5 + noise / epoch}}
+        for epoch in (1, 2, 3)
+    ]
+    counts = {split: len(records.rows_of(split)) for split in ("train", "validation", "test")}
+    report = {
+        "test": {name: value if np.isfinite(value) else None for name, value in scores.items()},
+        "trainable_parameters": 1234567,
+        "weights": {"tag": "random", "sha256": None},
+        "settings": f"--arch {model.arch} --trainable {model.trainable}",
+        "timing": {"total_s": 61.5},
+        "data": {
+            "name": "drawn <faces> & more",
+            "split": "given",
+            "image_size": 32,
+            "counts": counts | {"failed": 2},
+            "leakage": leakage(records),
+        },
+    }
+    return Outcome(protocol, model, seed, report, history, prediction)

@@ -1,0 +1,155 @@
+"""Whole studies, of real networks on drawn faces."""
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxage.fit import Diverged
+from jaxage.run import RunError, read_config
+from jaxage.study import StudyConfig, plan_runs, study, train_config
+from jaxage.types import UserError
+from tests.faces import write_faces
+
+MODELS = ("resnet18:fc", "resnet18:fc,layer4.1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_faces(tmp_path_factory.mktemp("data"), n=80)
+
+
+def small(faces: Path, out: Path, **changes: Any) -> StudyConfig:
+    config = StudyConfig(
+        data=faces, out=out, models=MODELS, seeds=1, weights=("resnet18=random",), image_size=32, epochs=1
+    )
+    return replace(config, **changes)
+
+
+@pytest.fixture(scope="module")
+def done(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    out, said = tmp_path_factory.mktemp("studies") / "study", []
+    study(small(faces, out), said.append)
+    return out, said
+
+
+def test_a_study_leaves_its_page_and_its_runs(done: tuple[Path, list[str]]) -> None:
+    out, said = done
+    for name in ("study.html", "study.md", "study.csv", "study.json"):
+        assert (out / name).stat().st_size > 500
+    summary = json.loads((out / "study.json").read_text())
+    assert [(model["protocol"], model["name"]) for model in summary["models"]] == [
+        (protocol, name) for protocol in ("report", "best") for name in MODELS
+    ]
+    for protocol, rule, frozen_bn in (("report", "random", "train"), ("best", "identity", "eval")):
+        folder = out / "runs" / protocol / "resnet18-fc" / "seed-0"
+        config = read_config(folder)
+        assert (config.split, config.frozen_bn, config.split_seed) == (rule, frozen_bn, 0)
+        report = json.loads((folder / "report.json").read_text())
+        model = next(m for m in summary["models"] if (m["protocol"], m["name"]) == (protocol, MODELS[0]))
+        assert model["scores"]["mae"]["seeds"] == [report["test"]["mae"]]
+    assert not summary["same_test"]
+    assert summary["gains"] == []
+    assert len(summary["steps"]) == 2
+    assert any("3 runs are left, about 0 h" in line for line in said)
+    assert any("all runs are done" in line for line in said)
+
+
+def test_only_what_is_missing_is_done(done: tuple[Path, list[str]], faces: Path, tmp_path: Path) -> None:
+    """A run without a report is done again, the others stay; another seed is added to what is there."""
+    out = tmp_path / "study"
+    shutil.copytree(done[0], out)
+    folders = [path.parent for path in out.glob("runs/*/*/seed-0/report.json")]
+    times = {path: (path / "report.json").stat().st_mtime_ns for path in folders}
+    assert len(folders) == 4
+    shutil.rmtree(folders[0])
+    before = json.loads((out / "study.json").read_text())
+    said: list[str] = []
+    after = study(small(faces, out), said.append)
+    assert sum(line.startswith("\n== run") for line in said) == 1
+    assert all((path / "report.json").stat().st_mtime_ns == times[path] for path in folders[1:])
+    assert [model["scores"] for model in after["models"]] == [model["scores"] for model in before["models"]]
+    more = study(small(faces, out, seeds=2, protocol="best", models=MODELS[:1]), said.append)
+    assert [model["seeds"] for model in more["models"]] == [[0, 1]]
+
+
+def test_another_study_does_not_go_on_in_a_folder(done: tuple[Path, list[str]], faces: Path) -> None:
+    with pytest.raises(RunError, match=r"holds a study with --image-size 32, not 48"):
+        study(small(faces, done[0], image_size=48), lambda _: None)
+
+
+def test_a_run_that_diverges_is_left_out(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("jaxage.study")
+    real = module.train
+
+    def failing(config: Any, say: Any) -> Any:
+        if "layer4" in config.trainable:
+            raise Diverged("the loss was no finite number at step 3")
+        return real(config, say)
+
+    monkeypatch.setattr(module, "train", failing)
+    summary = study(small(faces, tmp_path / "study", protocol="best"), lambda _: None)
+    assert [model["name"] for model in summary["models"]] == [MODELS[0]]
+    assert summary["failed"] == [
+        {"run": "best, resnet18:fc,layer4.1, seed 0", "reason": "the loss was no finite number at step 3"}
+    ]
+    assert "no finite number at step 3" in (tmp_path / "study" / "study.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 0}, r"--seeds must be 1 or more, got 0"),
+        ({"models": ("resnet18:fc", "resnet18:fc")}, r"each model once.*twice: resnet18:fc"),
+        ({"models": ("resnet18",)}, r"'resnet18' is no model"),
+        ({"weights": ("mobilenet_v2=random",)}, r"write NETWORK=WEIGHTS for networks that are studied"),
+        ({"weights": ("random",)}, r"write NETWORK=WEIGHTS"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_at_once(
+    changes: dict[str, Any], message: str, faces: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        study(small(faces, tmp_path / "study", **changes), lambda _: None)
+    assert not (tmp_path / "study").exists()
+
+
+def test_every_model_is_tried_before_any_is_repeated(tmp_path: Path) -> None:
+    plan = plan_runs(StudyConfig(out=tmp_path, seeds=2))
+    assert len(plan) == 2 * 2 * 7 == len({run.folder for run in plan})
+    assert [run.seed for run in plan] == [0] * 14 + [1] * 14
+    configs = [train_config(StudyConfig(out=tmp_path), run, "random") for run in plan]
+    assert {config.split_seed for config in configs} == {0}
+    assert {config.seed for config in configs} == {0, 1}
+
+
+def test_killed_and_begun_again_it_goes_on(done: tuple[Path, list[str]], faces: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    options = ["--data", str(faces), "--out", str(out), "--models", *MODELS, "--seeds", "1", "--image-size", "32"]
+    options += ["--epochs", "1", "--weights", "resnet18=random"]
+    command = [sys.executable, "-m", "jaxage.cli", "study", *options]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not list(out.glob("runs/*/*/*/report.json")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (out / "study.html").exists()
+    study(small(faces, out), lambda _: None)
+    new, old = (json.loads((folder / "study.json").read_text())["models"] for folder in (out, done[0]))
+    assert [model["scores"] for model in new] == [model["scores"] for model in old]
