@@ -13,14 +13,14 @@ from jaxage.feed import Feed, batches, make_feed
 from jaxage.load import load_data
 from jaxage.mesh import in_turn, make_mesh, replicate
 from jaxage.metrics import METRICS, age_bands, summary
-from jaxage.order import Slots
+from jaxage.order import Looks
 from jaxage.run import read_config, require_inputs
 from jaxage.sources import from_images
 from jaxage.steps import PredictStep, make_predict_step
 from jaxage.types import Split, UserError, Variables
 
 
-def predict_rows(predict: PredictStep, variables: Variables, feed: Feed, looks: Slots, batch_size: int) -> np.ndarray:
+def predict_rows(predict: PredictStep, variables: Variables, feed: Feed, looks: Looks, batch_size: int) -> np.ndarray:
     """Ages in years, float32, of the faces that `looks` (n, 1 or 2) say where to find, in their order.
 
     Batches are filled up.
@@ -34,7 +34,7 @@ def predict_rows(predict: PredictStep, variables: Variables, feed: Feed, looks: 
     return np.concatenate([np.asarray(part) for part in ages])[: len(looks)]
 
 
-def images_at(rows: np.ndarray, flip: bool) -> Slots:
+def images_at(rows: np.ndarray, flip: bool) -> Looks:
     """Where a feed of images has these rows, as they are and, with `flip`, again for their mirrors."""
     return np.repeat(rows[:, None], 1 + flip, axis=1).astype(np.int32)
 

@@ -20,7 +20,7 @@ from jaxage.data.store import remove_stale
 from jaxage.feed import Feed, batches, make_feed
 from jaxage.mesh import along_batch, replicated
 from jaxage.models.registry import Model
-from jaxage.order import Slots
+from jaxage.order import Looks, Slots
 from jaxage.sources import Channels, Source, from_features, from_images
 from jaxage.trees import flatten, is_within
 from jaxage.types import CacheFeatures, Variables
@@ -42,7 +42,7 @@ class Learning:
 
     feed: Feed
     slots: Slots
-    looks: Slots
+    looks: Looks
     source: Source
     place: CacheFeatures = "off"
 
@@ -89,7 +89,7 @@ class Prefix:
         return np.column_stack([self.train_rows, places]).astype(np.int32)
 
     @cached_property
-    def looks(self) -> Slots:
+    def looks(self) -> Looks:
         """Where every image is and, with `flip`, its mirror; training images, never tested, stand for theirs."""
         images = np.arange(len(self.feed.items))
         mirrors = images.copy()

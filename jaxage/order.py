@@ -11,6 +11,9 @@ from jaxtyping import Array, Float, Int
 Slots = Int[Array | np.ndarray, "n views"]
 """Where a feed has each view of each training image."""
 
+Looks = Int[Array | np.ndarray, "faces looks"]
+"""Where a feed has each face as it is and, in a second column if there is one, its mirror."""
+
 
 Number = int | Int[Array, ""]
 

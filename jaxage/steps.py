@@ -15,12 +15,10 @@ from jaxage.freeze import FROZEN, moving, stop_frozen
 from jaxage.losses import Objective
 from jaxage.mesh import along_batch, replicated
 from jaxage.models.registry import Model
-from jaxage.order import Order
+from jaxage.order import Looks, Order
 from jaxage.sources import Source
 from jaxage.state import TrainState
 from jaxage.types import Ages, Items, Params, Variables
-
-Looks = Int[Array | np.ndarray, "batch looks"]
 
 TrainStep = Callable[[TrainState, Items, Float[Array | np.ndarray, " n"], Order], tuple[TrainState, Int[Array, ""]]]
 PredictStep = Callable[[Variables, Items, Looks], Ages]
