@@ -123,10 +123,11 @@ def protocols(config: StudyConfig) -> tuple[Protocol, ...]:
 def plan_runs(config: StudyConfig) -> list[PlannedRun]:
     """All runs, seed by seed, so that a table of every model exists as early as can be.
 
-    Raises UserError for no seed, and for a model that is none or named twice.
+    Raises UserError for no seed, a model that is none or named twice, and weights of no network that is studied.
     """
     if config.seeds < 1:
         raise UserError(f"--seeds must be 1 or more, got {config.seeds}")
+    _weights(config)
     models = [parse_model(text) for text in config.models]
     twice = {model.name for model in models if models.count(model) > 1}
     if twice or not models:
@@ -140,7 +141,7 @@ def plan_runs(config: StudyConfig) -> list[PlannedRun]:
 
 
 def train_config(config: StudyConfig, run: PlannedRun, rule: SplitRule) -> TrainConfig:
-    """The settings of one run. Raises UserError for --weights that name no network."""
+    """The settings of one run."""
     fields: dict[str, Any] = recipe(run.protocol, run.model) | {"split": rule}
     if config.epochs is not None:
         fields["epochs"] = config.epochs

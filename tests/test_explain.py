@@ -13,13 +13,13 @@ from jaxage.losses import make_objective
 from jaxage.models.registry import create_model
 from jaxage.predict import predict
 from jaxage.types import Arch, UserError
-from tests.goldens.recipe import golden_variables
+from tests.models.test_goldens import variables as golden_variables
 
 
 def test_after_pooling_the_map_is_the_age_place_by_place() -> None:
     """With global pooling and a linear head, the places' evidence adds up to the age less the bias: nothing is lost."""
     model, objective = create_model("resnet18"), make_objective("l1", 40.0, 20.0)
-    variables: Any = golden_variables("resnet18")
+    variables: Any = jax.tree.map(jnp.asarray, golden_variables("resnet18"))
     variables["params"]["fc"] = {"kernel": jnp.full((512, 1), 0.01), "bias": jnp.asarray([0.5])}
     images = jax.random.normal(jax.random.key(0), (2, 96, 96, 3))
     ages, maps = age_map(model, objective, "avgpool", variables, images)

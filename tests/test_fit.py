@@ -249,7 +249,7 @@ def test_what_learns_later_is_untouched_until_then(tmp_path: Path) -> None:
             new, old = new[key], old[key]
         return leaves(new) == leaves(old)
 
-    assert [same(step, "params", "fc") for step in (1, 2)] == [step == 1 for step in (1, 2)]  # warm-up begins at 0
+    assert not same(1, "params", "fc")
     assert [same(step, "params", "layer4") for step in range(1, 10)] == [step <= 4 for step in range(1, 10)]
     for part in ("params", "batch_stats"):
         assert [same(step, part, "bn4") for step in range(1, 10)] == [step <= 7 for step in range(1, 10)]

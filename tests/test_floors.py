@@ -15,21 +15,9 @@ FLOORS = [
     {"pretrained", "freeze", "phases"},
     {"optim", "sources"},
     {"state", "steps", "mesh", "checkpoint", "run", "export", "feed", "features", "placement"},
-    {
-        "learning",
-        "assemble",
-        "solve",
-        "fit",
-        "train",
-        "evaluate",
-        "predict",
-        "convert",
-        "prepare",
-        "load",
-        "report",
-        "outcomes",
-    },
-    {"report", "x"},
+    {"learning", "assemble", "solve", "fit", "start", "evaluate", "predict", "load", "prepare", "report"}
+    | {"outcomes"},
+    {"train", "convert", "explain", "lr_find"},
     {"benchmark", "contestants", "launch", "study", "cli", "__init__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

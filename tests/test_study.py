@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from jaxage.fit import Diverged
@@ -32,7 +33,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_faces(tmp_path_factory.mktemp("data"), n=80)
+    return write_faces(tmp_path_factory.mktemp("data"), n=240)
 
 
 def small(faces: Path, out: Path, **changes: Any) -> StudyConfig:
@@ -144,7 +145,8 @@ def test_killed_and_begun_again_it_goes_on(done: tuple[Path, list[str]], faces: 
     options = ["--data", str(faces), "--out", str(out), "--models", *MODELS, "--seeds", "1", "--image-size", "32"]
     options += ["--epochs", "1", "--weights", "resnet18=random"]
     command = [sys.executable, "-m", "jaxage.cli", "study", *options]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    here = os.environ | {"JAX_NUM_CPU_DEVICES": str(jax.device_count())}
+    with subprocess.Popen(command, env=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while not list(out.glob("runs/*/*/*/report.json")):
             assert process.poll() is None
             time.sleep(0.05)

@@ -60,10 +60,17 @@ def write_study(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page.filters |= {"score": _score, "spread": _spread, "change": _change, "verdict": _verdict, "years": _years}
+    page.filters |= {
+        "mean": _mean,
+        "ends": _ends,
+        "spread": _spread,
+        "change": _change,
+        "verdict": _verdict,
+        "years": _years,
+    }
     for name in ("study.md", "study.html"):
         text = page.get_template(f"{name}.j2").render(
-            study=summary, pictures=pictures, titles=TITLES, shown=_SHOWN, splits=SPLITS
+            study=summary, pictures=pictures, titles=TITLES, shown=_SHOWN, splits=SPLITS, seeds=_seeds(summary)
         )
         write_text(folder / name, text)
 
@@ -106,23 +113,30 @@ def _pictures(
         made["calibration"].append(Picture(path, caption, f"{caption} {_calibration_text(models)}"))
         if worst:
             made["worst"].append(_worst(folder, dataset, protocol, runs))
-    for section, word in (("steps", "from"), ("gains", "to")):
+    for section in ("steps", "gains"):
         if summary[section]:
             path = folder / f"{section}.png"
             rows = [(_row_title(section, each), each["metrics"]) for each in summary[section]]
             differences(path, rows, {metric: TITLES[metric] for metric in _SHOWN})
             caption = "Paired differences with 95 % intervals; grey where the interval holds 0."
             text = "; ".join(f"{name}: {_verdict(measured)}" for name, measured in rows)
-            made[section].append(Picture(path, caption, f"{caption} {text}. Compared {word} the row named."))
+            made[section].append(Picture(path, caption, f"{caption} {text}."))
     return made
+
+
+def _seeds(summary: dict[str, Any]) -> str:
+    counts = sorted({len(model["seeds"]) for model in summary["models"]})
+    return f"{' to '.join(str(n) for n in counts[:: max(1, len(counts) - 1)])} seed{'s' * (counts[-1] > 1)} each"
 
 
 def _row_title(section: str, each: dict[str, Any]) -> str:
     if section == "gains":
         return each["to"].replace(":", " ")
+    arch = each["to"].partition(":")[0]
     low, high = (each[end].partition(":")[2].split(",") for end in ("from", "to"))
-    added = [layer for layer in high if layer not in low]
-    return f"{each['protocol']}: {each['to'].partition(':')[0]} + {', '.join(added)}"
+    added = ", ".join(layer for layer in high if layer not in low)
+    grown = set(low) < set(high)
+    return f"{each['protocol']}: {arch} + {added}" if grown else f"{each['protocol']}: {arch} {','.join(high)}"
 
 
 def _scatter(folder: Path, dataset: Dataset, runs: list[Outcome]) -> Picture:
@@ -186,12 +200,13 @@ def _fixed(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _score(score: dict[str, Any], metric: str) -> str:
-    """`0.871 [0.862, 0.879]`."""
-    digits = _DIGITS[metric]
-    ends = score["ci95"]
-    shown = _fixed(score["mean"], digits)
-    return shown if ends is None else f"{shown} [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
+def _mean(score: dict[str, Any], metric: str) -> str:
+    return _fixed(score["mean"], _DIGITS[metric])
+
+
+def _ends(score: dict[str, Any], metric: str) -> str:
+    digits, ends = _DIGITS[metric], score["ci95"]
+    return "-" if ends is None else f"[{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
 
 
 def _spread(score: dict[str, Any], metric: str) -> str:

@@ -55,7 +55,7 @@ def differences(path: Path, rows: Sequence[tuple[str, Mapping[str, Any]]], metri
                 _whisker(axes, place, measured[metric], falls=metric in ("mae", "rmse"))
             axes.axvline(0, color=GREY, linewidth=1.4, linestyle=":")
             axes.set_title(title)
-            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_locator(MaxNLocator(3))
             axes.grid(axis="y", visible=False)
         panels[0].set_yticks(range(len(rows)), [name for name, _ in rows])
         panels[0].set_ylim(len(rows) - 0.5, -0.5)

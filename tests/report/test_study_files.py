@@ -92,9 +92,9 @@ def test_every_number_of_the_json_is_in_both_texts(folder: Path) -> None:
     assert len(summary["models"]) == 14
     for model in summary["models"]:
         score = model["scores"]["plcc"]
-        shown = f"{score['mean']:.3f} [{score['ci95'][0]:.3f}, {score['ci95'][1]:.3f}]"
-        assert shown in html
-        assert shown in markdown
+        mean, ends = f"{score['mean']:.3f}", f"[{score['ci95'][0]:.3f}, {score['ci95'][1]:.3f}]"
+        assert f"<td>{mean}<small>{ends}<br>" in html
+        assert f"{mean} {ends}" in markdown
     for step in summary["steps"] + summary["gains"]:
         measured = step["metrics"]["mae"]
         shown = f"{measured['difference']:+.2f} [{measured['ci95'][0]:+.2f}, {measured['ci95'][1]:+.2f}]"
