@@ -71,7 +71,8 @@ def assemble(
         seed=config.seed,
     )
     train, validation, test = (len(dataset.records.rows_of(split)) for split in SPLITS)
-    seen = config.epochs * (train + validation) + validation + test
+    tested = (config.epochs * validation + validation + test) * (1 + config.flip)
+    seen = config.epochs * train + tested
     learning = choose_learning(config, prefix, seen, dataset.sha256, cache_folder(), say)
     head_only = learning.feed is not prefix.feed and learning.source.start == model.spec.head
     stream = None if learning.feed.resident else rate(learning.feed, config.batch_size)
@@ -107,7 +108,7 @@ def assemble(
         train_steps[most] = train_steps[most].lower(state, *arguments).compile()
         stages.append(Stage(phase, train_steps))
     predict: Any = make_predict_step(model, objective, learning.source, mesh)
-    predict_batch = _HEAD_BATCH if head_only else config.batch_size
+    predict_batch = -(-(_HEAD_BATCH if head_only else config.batch_size) // mesh.size) * mesh.size
     looks = np.zeros((predict_batch, 1 + config.flip), np.int32)
     predict = predict.lower(state.average, arguments[0], looks).compile()
     compile_s = time.perf_counter() - lowered

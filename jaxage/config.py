@@ -9,7 +9,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from jaxage.types import Arch, CacheFeatures, FrozenBatchNorm, LossName, Precision, Solver, SplitRule, UserError
+from jaxage.types import Arch, CacheFeatures, FrozenBatchNorm, LossName, Precision, Solver, SplitChoice, UserError
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class TrainConfig:
     split; paths are relative to it, in its folder or in a .tar of the same name beside it. Without it, jaxage draws its
     own faces."""
 
-    split: SplitRule = "random"
-    """How to divide data that has no split column, 60/20/20: "identity" puts no person on two sides."""
+    split: SplitChoice = "given"
+    """How to divide the data: as its split column or its prepared folder says, at random where they do not ("given"),
+    or 60/20/20 anew, "random" or with no person on two sides ("identity")."""
 
     image_size: int | None = None
     """Height and width in pixels; without it, 224 for your data and 64 for the drawn faces."""

@@ -24,16 +24,19 @@ _SIDE = 7
 def explain(run: Path, images: Sequence[Path], out: Path, say: Callable[[str], None] = print) -> list[Path]:
     """For each image file a picture in `out`: the face, and over it what the model exported in `run` looked at.
 
-    Raises UserError for a run without a model, an image that cannot be used, and names that would overwrite each other.
+    They are named NAME-explained.png. Raises UserError for a run without a model, no images, one that cannot be used,
+    and names that would overwrite each other.
     """
     variables, contract = load_model(run)
-    names = [f"{path.stem}.png" for path in images]
+    names = [f"{path.stem}-explained.png" for path in images]
+    if not images:
+        raise UserError("no images: name at least one image file")
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"several images would become {', '.join(sorted(twice))}: name images of different names")
     model = contract.model()
     size = contract.image_size
     unit, side = map_unit(model, variables, size)
-    look = jax.jit(partial(age_map, model, contract.objective(), unit))
+    look = jax.jit(partial(age_map, model, contract.objective(), unit, flip=contract.flip))
     say(f"what {_before(model, unit)} sees, {side} x {side} places of {size} px: blue says younger, orange older")
     out.mkdir(parents=True, exist_ok=True)
     written = []
@@ -60,13 +63,18 @@ def map_unit(model: Model, variables: Variables, size: int) -> tuple[str, int]:
 
 
 def age_map(
-    model: Model, objective: Objective, unit: str, variables: Variables, images: Images
+    model: Model, objective: Objective, unit: str, variables: Variables, images: Images, *, flip: bool = False
 ) -> tuple[Float[Array, " batch"], Float[Array, "batch y x"]]:
     """Predicted ages in years, and how much each place of what `unit` takes raises (above 0) or lowers them.
 
     The gradient of the age times the activation, summed over channels: HiResCAM (Draelos and Carin 2020), which is
-    Grad-CAM without the ReLU where global pooling and a linear head follow.
+    Grad-CAM without the ReLU where global pooling and a linear head follow. With `flip` both are means over the image
+    and its mirror, whose map is turned back.
     """
+    if flip:
+        ages, maps = age_map(model, objective, unit, variables, images)
+        mirrored_ages, mirrored = age_map(model, objective, unit, variables, images[:, :, ::-1])
+        return (ages + mirrored_ages) / 2, (maps + mirrored[:, :, ::-1]) / 2
     features = model.features(variables, images, unit)
 
     def total(features: Array) -> tuple[Array, Array]:

@@ -13,6 +13,7 @@ from jaxage.data.options import Options
 from jaxage.data.store import Dataset, load_dataset
 from jaxage.data.synthetic import write_synthetic
 from jaxage.prepare import prepare_crops
+from jaxage.types import SplitRule
 
 DEMO_FACES, DEMO_SIZE, REAL_SIZE = 2400, 64, 224
 _VERSION = 1
@@ -39,7 +40,8 @@ def _drawn(config: TrainConfig, size: int, folder: Path, say: Callable[[str], No
     """Faces of this size and seed, drawn as a tree of IMDb-crop and prepared like one, unless that was done before."""
     folder.mkdir(parents=True, exist_ok=True)
     tree = folder / f"{_VERSION}-{DEMO_FACES}-{size}-{_seed(config)}"
-    options = Options(tree / config.split, config.split, seed=_seed(config))
+    rule: SplitRule = "random" if config.split == "given" else config.split
+    options = Options(tree / rule, rule, seed=_seed(config))
     with FileLock(folder / f".{tree.name}.lock"):
         if not (tree / "imdb.mat").exists():
             say(f"drawing {DEMO_FACES:,} faces of {size} px")

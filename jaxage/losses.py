@@ -78,10 +78,10 @@ def make_objective(name: LossName, mean: float, std: float) -> Objective:
 
 
 def balanced(objective: Objective, ages: Float[np.ndarray, " n"], power: float) -> Objective:
-    """The same objective with rare ages counting more: each row's weight times density(age) ** -power.
+    """The same objective with rare ages counting more: each row's loss times density(age) ** -power.
 
     The density is that of the training `ages`, in whole years, smoothed by a Gaussian (sigma 2 years): label
-    distribution smoothing (Yang et al., ICML 2021). Weights have mean 1 over the training ages.
+    distribution smoothing (Yang et al., ICML 2021). The factors have mean 1 over the training ages.
     """
     years = np.arange(_BINS)
     counts = np.bincount(_year(ages), minlength=_BINS)
@@ -91,7 +91,8 @@ def balanced(objective: Objective, ages: Float[np.ndarray, " n"], power: float) 
 
     def loss(logits: Logits, age: Ages, weight: Weights) -> Scalar:
         year = jnp.clip(jnp.round(jnp.where(weight > 0, age, 0)), 0, _BINS - 1).astype(jnp.int32)
-        return objective.loss(logits, age, weight * table[year])
+        scaled = weight * table[year]
+        return objective.loss(logits, age, scaled) * scaled.sum() / weight.sum()
 
     return objective._replace(loss=loss)
 

@@ -53,6 +53,8 @@ def lr_find(config: TrainConfig, steps: int, say: Callable[[str], None] = print)
     if config.solver != "adamw" or steps < 10:
         raise UserError("lr-find needs --solver adamw and --steps 10 or more")
     started = time.perf_counter()
+    if config.cache_features == "auto":  # decided by measured times: resumed, it must not decide otherwise
+        config = replace(config, cache_features="off")
     config, folder = find_run(replace(config, out=config.out or Path("lr-find"), unfreeze=""))
     groups = check_settings(config)
     with claim(folder):
@@ -60,7 +62,7 @@ def lr_find(config: TrainConfig, steps: int, say: Callable[[str], None] = print)
         contract = make_contract(config, dataset)
         variables, weights = first_variables(config, contract, say)
         config = replace(config, dtype=contract.dtype)
-        create_run(config, folder, {"data": dataset.sha256, "weights": weights, "steps": steps})
+        create_run(config, folder, {"command": "lr-find", "data": dataset.sha256, "weights": weights, "steps": steps})
         growing = growth(steps)
         job, state, _ = assemble(config, folder, dataset, contract, variables, groups, started, say, schedule=growing)
         losses = _losses(job, state, steps)

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxage.data.records import Records
-from jaxage.data.splits import leakage
+from jaxage.data.store import Dataset, describe_data
 from jaxage.metrics import AGE_BANDS, METRICS, bootstrap, clusters, interval
 from jaxage.recipes import DESCRIPTIONS, ModelSpec, Protocol
 from jaxage.run import METRICS as HISTORY
@@ -37,24 +37,26 @@ class Outcome:
 
 
 def outcome(
-    protocol: Protocol, model: ModelSpec, seed: int, folder: Path, report: dict[str, Any], records: Records
+    protocol: Protocol, model: ModelSpec, seed: int, folder: Path, report: dict[str, Any], data: Dataset
 ) -> Outcome:
-    """What the run in `folder` left. Raises RunError if its test is not the test split of `records`."""
+    """What the run in `folder` left. Raises RunError if it is of other data."""
+    if report["data"]["sha256"] != data.sha256:
+        raise RunError(f"{folder} is of other data (or another split of it): bring that back, or choose another --out")
+    records = data.records
     with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     if [row["path"] for row in rows] != records.path[records.rows_of("test")].tolist():
-        raise RunError(f"{folder / 'predictions.csv'} is of another test split: remove {folder} and start again")
+        raise RunError(f"{folder / 'predictions.csv'} has been changed: remove {folder} and start again")
     lines = (folder / HISTORY).read_text(encoding="utf-8").splitlines()
     prediction = np.array([row["prediction"] for row in rows], np.float32)
     return Outcome(protocol, model, seed, report, [json.loads(line) for line in lines], prediction)
 
 
-def by_model(outcomes: Sequence[Outcome]) -> dict[tuple[Protocol, str], list[Outcome]]:
-    """The runs of each protocol and model, in the order of protocols, then of models as they were given."""
-    order = {name: place for place, name in enumerate(dict.fromkeys(run.model.name for run in outcomes))}
+def by_model(outcomes: Sequence[Outcome], order: Sequence[str]) -> dict[tuple[Protocol, str], list[Outcome]]:
+    """The runs of each protocol and model: "report" first, models in the order of their names in `order`."""
 
     def key(run: Outcome) -> tuple[bool, int, int]:
-        return run.protocol == "best", order[run.model.name], run.seed
+        return run.protocol == "best", order.index(run.model.name), run.seed
 
     ordered = sorted(outcomes, key=key)
     return {pair: list(runs) for pair, runs in groupby(ordered, lambda run: (run.protocol, run.model.name))}
@@ -62,17 +64,18 @@ def by_model(outcomes: Sequence[Outcome]) -> dict[tuple[Protocol, str], list[Out
 
 def summarise(
     outcomes: Sequence[Outcome],
-    records: dict[Protocol, Records],
+    data: Mapping[Protocol, Dataset],
     failed: Sequence[dict[str, str]],
-    settings: dict[str, Any],
+    order: Sequence[str],
 ) -> dict[str, Any]:
     """The study as JSON values: `models`, `steps` (what each further layer adds), `gains` (best over report), data.
 
     Scores are means over seeds, with their spread (sample standard deviation) and a 95 % interval for the mean from
-    1,000 resamples of test people. Differences are of the same resamples; one whose interval holds 0 is not shown.
+    1,000 resamples of test people and of seeds. Differences are of the same resamples; one whose interval holds 0 is
+    not shown. `order` has the models' names in the order in which neighbours are compared.
     """
-    tests = {protocol: table.take(table.rows_of("test")) for protocol, table in records.items()}
-    groups = by_model(outcomes)
+    tests = {protocol: each.records.take(each.records.rows_of("test")) for protocol, each in data.items()}
+    groups = by_model(outcomes, order)
     resampled = {pair: _resampled(runs, tests[pair[0]]) for pair, runs in groups.items()}
     models = [_model(runs, tests[pair[0]], resampled[pair]) for pair, runs in groups.items()]
     scores = {(model["protocol"], model["name"]): model["scores"] for model in models}
@@ -92,7 +95,9 @@ def summarise(
     steps = [
         difference(low, high)
         for low, high in pairwise(groups)
-        if low[0] == high[0] and low[1].split(":")[0] == high[1].split(":")[0]
+        if low[0] == high[0]
+        and low[1].split(":")[0] == high[1].split(":")[0]
+        and order.index(high[1]) == order.index(low[1]) + 1
     ]
     gains = [
         difference(("report", name), ("best", name))
@@ -100,9 +105,8 @@ def summarise(
         if protocol == "best" and ("report", name) in groups and same_test
     ]
     return {
-        "settings": settings,
-        "protocols": {protocol: DESCRIPTIONS[protocol] for protocol in records},
-        "data": {protocol: _data(outcomes, protocol, table) for protocol, table in records.items()},
+        "protocols": {protocol: DESCRIPTIONS[protocol] for protocol in data},
+        "data": {protocol: describe_data(dataset) for protocol, dataset in data.items()},
         "models": models,
         "steps": steps,
         "gains": gains,
@@ -113,15 +117,16 @@ def summarise(
 
 
 def _resampled(runs: list[Outcome], test: Records) -> Float[np.ndarray, "resamples metrics"]:
-    """Every metric, mean over seeds, in each resample of people; the same resamples for all runs on this test."""
+    """Every metric, mean over seeds, in each resample of people and of seeds; the same for all runs on this test."""
     predictions = jnp.asarray(np.stack([run.prediction for run in runs]))
     cluster = jnp.asarray(clusters(test.identity))
     values = bootstrap(tuple(METRICS.values()), predictions, jnp.asarray(test.age), cluster, jax.random.key(0))
-    return np.asarray(values).mean(1)
+    drawn = np.random.default_rng(0).integers(0, len(runs), (len(values), len(runs)))
+    return np.take_along_axis(np.asarray(values), drawn[:, :, None], 1).mean(1)
 
 
 def _model(runs: list[Outcome], test: Records, resampled: np.ndarray) -> dict[str, Any]:
-    first = runs[0]
+    first, several = runs[0], clusters(test.identity).any()
     scores = {}
     for column, metric in enumerate(METRICS):
         values = [run.report["test"][metric] for run in runs]
@@ -129,7 +134,7 @@ def _model(runs: list[Outcome], test: Records, resampled: np.ndarray) -> dict[st
         scores[metric] = {
             "mean": float(np.mean(values)) if known else None,
             "spread": float(np.std(values, ddof=1)) if known and len(values) > 1 else None,
-            "ci95": interval(resampled[:, column]) if known else None,
+            "ci95": interval(resampled[:, column]) if known and several else None,
             "seeds": values,
         }
     error = np.mean([run.prediction - test.age for run in runs], axis=0)
@@ -152,7 +157,7 @@ def _model(runs: list[Outcome], test: Records, resampled: np.ndarray) -> dict[st
         ],
         "ends": [_part(name, (test.age >= low) & (test.age < high + 1), size, error) for name, low, high in _ENDS],
         "gender": [_part(name, side, size, error) for name, side in sides.items() if side.any()],
-        "calibration": _calibration(np.mean([run.prediction for run in runs], axis=0), test.age),
+        "calibration": _calibration(runs, test.age),
     }
 
 
@@ -167,18 +172,18 @@ def _part(name: str, rows: np.ndarray, size: np.ndarray, error: np.ndarray) -> d
     }
 
 
-def _calibration(prediction: np.ndarray, age: np.ndarray) -> list[dict[str, Any]]:
-    """Mean predicted and mean true age of each tenth of the test, by predicted age."""
-    tenths = np.array_split(np.argsort(prediction, kind="stable"), min(_CALIBRATION_BINS, len(age)))
+def _calibration(runs: list[Outcome], age: np.ndarray) -> list[dict[str, float]]:
+    """Mean predicted and mean true age of each tenth of the test, by predicted age, for each run; means over runs."""
+    orders = [np.argsort(run.prediction, kind="stable") for run in runs]
+    tenths = np.array_split(np.arange(len(age)), min(_CALIBRATION_BINS, len(age)))
+    pairs = list(zip(runs, orders, strict=True))
     return [
-        {"n": len(rows), "predicted": float(prediction[rows].mean()), "true": float(age[rows].mean())}
-        for rows in tenths
+        {
+            "predicted": float(np.mean([run.prediction[rows[tenth]].mean() for run, rows in pairs])),
+            "true": float(np.mean([age[rows[tenth]].mean() for _, rows in pairs])),
+        }
+        for tenth in tenths
     ]
-
-
-def _data(outcomes: Sequence[Outcome], protocol: Protocol, table: Records) -> dict[str, Any]:
-    described: dict[str, Any] = next((run.report["data"] for run in outcomes if run.protocol == protocol), {})
-    return {**described, "leakage": leakage(table)}
 
 
 def _difference(low: float | None, high: float | None) -> float | None:

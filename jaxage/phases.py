@@ -30,21 +30,21 @@ def parse_unfreeze(text: str, groups: tuple[Group, ...], total_steps: int) -> di
     Raises UserError for a name that is no group, a name given twice, a share that is no number in [0, 1), and if no
     group learns from the first step.
     """
-    firsts = {group.name: 0 for group in groups}
+    shares = {group.name: 0.0 for group in groups}
     named: set[str] = set()
     for entry in filter(None, (entry.strip() for entry in text.split(","))):
         name, _, share = (part.strip() for part in entry.partition("@"))
-        if name not in firsts:
-            raise UserError(f"--unfreeze names {name!r}, which --trainable does not: it has {', '.join(firsts)}")
+        if name not in shares:
+            raise UserError(f"--unfreeze names {name!r}, which --trainable does not: it has {', '.join(shares)}")
         if name in named:
             raise UserError(f"--unfreeze {text!r} names {name!r} twice: name each group once")
         named.add(name)
-        firsts[name] = math.floor(_share(entry, share) * total_steps)
-    if min(firsts.values()) > 0:
+        shares[name] = _share(entry, share)
+    if min(shares.values()) > 0:
         raise UserError(
             f"--unfreeze {text!r} lets nothing learn from the first step: leave one group out, or give it @0"
         )
-    return firsts
+    return {name: math.floor(share * total_steps) for name, share in shares.items()}
 
 
 def make_phases(firsts: Mapping[str, int], total_steps: int) -> tuple[Phase, ...]:

@@ -31,7 +31,8 @@ def find_run(config: TrainConfig, root: Path = Path("runs")) -> tuple[TrainConfi
 
     Raises RunError if the folder has a run and `resume` is off, or if a resumed run was started with other settings.
     """
-    config = dataclasses.replace(config, trainable="".join(config.trainable.split()))
+    trainable, unfreeze = ("".join(text.split()) for text in (config.trainable, config.unfreeze))
+    config = dataclasses.replace(config, trainable=trainable, unfreeze=unfreeze)
     if config.data is not None:
         config = dataclasses.replace(config, data=config.data.resolve())
     if Path(config.weights).is_file():

@@ -39,10 +39,11 @@ def check_settings(config: TrainConfig) -> tuple[Group, ...]:
             f"--cache-features {config.cache_features} keeps what the layers below the lowest that learns give, and "
             f"here there are none: use --cache-features auto, a smaller --trainable, or --frozen-bn eval"
         )
-    if config.solver == "ridge" and (start != head or config.cache_features == "off" or config.loss == "dldl"):
+    closed = start == head and config.cache_features != "off" and config.loss != "dldl" and not config.balance
+    if config.solver == "ridge" and not closed:
         raise UserError(
             f"--solver ridge fits a head of one output to features: it needs --trainable {head}, --loss mse (or l1, "
-            "huber: it minimises the square), --frozen-bn eval and kept features"
+            "huber: it minimises the square), --frozen-bn eval, kept features, and no --balance"
         )
     return groups
 

@@ -2,23 +2,24 @@
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from jaxage.config import TrainConfig, cache_folder
 from jaxage.data.prepared import read_manifest
-from jaxage.data.records import Records
 from jaxage.data.store import Dataset
-from jaxage.fit import Diverged
+from jaxage.fit import Diverged, Stopped
 from jaxage.load import load_data
 from jaxage.outcomes import Outcome, outcome, summarise
-from jaxage.recipes import SEVEN, ModelSpec, Protocol, parse_model, recipe
+from jaxage.pretrained.load import RANDOM, find_weights
+from jaxage.recipes import HEADS, SEVEN, ModelSpec, Protocol, parse_model, recipe
 from jaxage.report.study_files import write_study
 from jaxage.run import REPORT, RunError, write_json
+from jaxage.start import check_settings
 from jaxage.train import train
-from jaxage.types import SplitRule, UserError
+from jaxage.types import SplitChoice, UserError
 
 Say = Callable[[str], None]
 
@@ -50,8 +51,8 @@ class StudyConfig:
     image_size: int | None = None
     """Height and width in pixels; without it, 224 for your data and 64 for the drawn faces."""
 
-    epochs: int | None = None
-    """How often each training image is seen; without it, what the protocol says."""
+    epochs: int = 10
+    """How often each training image is seen; in "best", heads on kept features go over them ten times as often."""
 
     batch_size: int = 32
     """Images per step, over all devices."""
@@ -69,14 +70,23 @@ class StudyConfig:
 def study(config: StudyConfig, say: Say = print) -> dict[str, Any]:
     """Train what is missing in `config.out`, and write study.html, .md, .csv and .json there; what the last holds.
 
-    A run that diverges is noted and left out; it does not stop the others. Raises UserError as `jaxage.train.train`
-    does, and RunError if the folder holds another study.
+    A run that diverges is noted and left out; it does not stop the others. What can be known to be wrong is refused
+    before the first run. Raises UserError as `jaxage.train.train` does and if no run is left, RunError if the folder
+    holds another study, and Stopped after a signal.
     """
     if config.data is not None:
         config = replace(config, data=config.data.resolve())
     plan = plan_runs(config)
-    _claim_settings(config)
+    lasting = _lasting(config)
+    _require_same(config.out, lasting)
     data = {protocol: _load(config, protocol) for protocol in protocols(config)}
+    settings = {run: train_config(config, run, _choice(data[run.protocol])) for run in plan}
+    for each in settings.values():
+        check_settings(each)
+    _find_all_weights(settings.values())
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_json(config.out / _SETTINGS, lasting)
+
     started = time.perf_counter()
     spent: list[float] = []
     outcomes: list[Outcome] = []
@@ -87,19 +97,26 @@ def study(config: StudyConfig, say: Say = print) -> dict[str, Any]:
         if fresh:
             say(f"\n== run {number} of {len(plan)}: {title}")
         before = time.perf_counter()
-        settings = train_config(config, run, _rule(data[run.protocol].records, run.protocol))
         try:
-            report = train(settings, say if fresh else lambda _: None)
+            report = train(settings[run], say if fresh else lambda _: None)
         except Diverged as error:
-            say(f"   left out: {error}")
-            failed.append({"run": title, "reason": str(error)})
+            reason = str(error).partition("; ")[0]
+            say(f"   left out: {reason}")
+            failed.append({"run": title, "reason": reason})
             continue
-        outcomes.append(outcome(run.protocol, run.model, run.seed, run.folder, report, data[run.protocol].records))
+        except Stopped as stop:
+            raise Stopped(
+                f"stopped in run {number} of {len(plan)}; the same command goes on there", stop.signum
+            ) from stop
+        outcomes.append(outcome(run.protocol, run.model, run.seed, run.folder, report, data[run.protocol]))
         if fresh:
             spent.append(time.perf_counter() - before)
             say(f"   {_time_left(plan[number:], spent)}")
-    records = {protocol: dataset.records for protocol, dataset in data.items()}
-    summary = summarise(outcomes, records, failed, _about(config)) | {"funnel": _funnel(config)}
+    if not outcomes:
+        reasons = "; ".join(f"{each['run']}: {each['reason']}" for each in failed)
+        raise UserError(f"no run came to an end ({reasons}): there is nothing to compare")
+    summary = summarise(outcomes, data, failed, config.models) | {"funnel": _funnel(config)}
+    summary["demonstration"] = config.data is None
     write_study(config.out, summary, outcomes, data, worst=config.show_worst)
     say(f"\n{time.perf_counter() - started:.0f} s; the study: {config.out / 'study.html'}")
     return summary
@@ -140,11 +157,9 @@ def plan_runs(config: StudyConfig) -> list[PlannedRun]:
     ]
 
 
-def train_config(config: StudyConfig, run: PlannedRun, rule: SplitRule) -> TrainConfig:
+def train_config(config: StudyConfig, run: PlannedRun, split: SplitChoice) -> TrainConfig:
     """The settings of one run."""
-    fields: dict[str, Any] = recipe(run.protocol, run.model) | {"split": rule}
-    if config.epochs is not None:
-        fields["epochs"] = config.epochs
+    fields = recipe(run.protocol, run.model, config.epochs) | {"split": split}
     if run.model.arch in (weights := _weights(config)):
         fields["weights"] = weights[run.model.arch]
     return TrainConfig(
@@ -165,54 +180,63 @@ def train_config(config: StudyConfig, run: PlannedRun, rule: SplitRule) -> Train
 
 def _weights(config: StudyConfig) -> dict[str, str]:
     pairs = dict(text.partition("=")[::2] for text in config.weights)
-    unknown = set(pairs) - {parse_model(text).arch for text in config.models}
+    unknown = set(pairs) - set(HEADS)
     if unknown or not all(pairs.values()):
-        raise UserError(f"--weights {' '.join(config.weights)}: write NETWORK=WEIGHTS for networks that are studied")
+        raise UserError(f"--weights {' '.join(config.weights)}: write NETWORK=WEIGHTS, networks are {', '.join(HEADS)}")
     return pairs
 
 
+def _find_all_weights(settings: Iterable[TrainConfig]) -> None:
+    """Fetch and read them once, so that none is missed hours later; the drawn faces go on without."""
+    for arch, weights in {(each.arch, each.weights) for each in settings if each.data is not None}:
+        if weights != RANDOM:
+            find_weights(weights, arch)
+
+
 def _load(config: StudyConfig, protocol: Protocol) -> Dataset:
-    """The checked faces, divided as the protocol says where the data does not say it."""
+    """The checked faces, divided as their CSV says, else as the protocol does."""
     base = TrainConfig(data=config.data, image_size=config.image_size, max_bad=config.max_bad, split_seed=0)
     dataset = load_data(base, cache_folder())
-    rule = _rule(dataset.records, protocol)
-    if dataset.split == "given" or rule == "random":
+    if dataset.split == "given":
         return dataset
-    return load_data(replace(base, split=rule), cache_folder())
+    people = protocol == "best" and bool((dataset.records.identity != "").any())
+    rule: SplitChoice = "identity" if people else "random"
+    return dataset if dataset.split == rule else load_data(replace(base, split=rule), cache_folder())
+
+
+def _choice(dataset: Dataset) -> SplitChoice:
+    return "given" if dataset.split is None else dataset.split
 
 
 def _funnel(config: StudyConfig) -> list[dict[str, Any]]:
-    """What each criterion kept of a collection's records, where jaxage prepare has made the data."""
+    """What each criterion kept of a collection's records and images, where jaxage prepare has made the data."""
     if config.data is None or not config.data.is_dir():
         return []
-    steps: list[dict[str, Any]] = read_manifest(config.data).get("funnel", [])
-    return steps
+    manifest = read_manifest(config.data)
+    return [*manifest.get("funnel", []), *manifest.get("images", [])]
 
 
-def _rule(records: Records, protocol: Protocol) -> SplitRule:
-    return "identity" if protocol == "best" and (records.identity != "").any() else "random"
-
-
-def _claim_settings(config: StudyConfig) -> None:
-    """What must be the same for all runs of a folder: everything but how many there are."""
-    path = config.out / _SETTINGS
-    lasting = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in asdict(config).items()
-        if name in ("data", "weights", "image_size", "epochs", "batch_size")
+def _lasting(config: StudyConfig) -> dict[str, Any]:
+    """What must be the same for all runs in a folder."""
+    return {
+        "data": str(config.data),
+        "image_size": config.image_size,
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "weights": _weights(config),
     }
-    lasting["weights"] = list(config.weights)
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        for name, value in lasting.items():
-            if found.get(name) != value:
-                raise RunError(
-                    f"{config.out} holds a study with --{name.replace('_', '-')} {found.get(name)}, not {value}: go on "
-                    "with the same settings, or choose another --out"
-                )
+
+
+def _require_same(folder: Path, lasting: dict[str, Any]) -> None:
+    if not (folder / _SETTINGS).exists():
         return
-    config.out.mkdir(parents=True, exist_ok=True)
-    write_json(path, lasting)
+    found = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+    for name, value in lasting.items():
+        if found.get(name) != value:
+            raise RunError(
+                f"{folder} holds a study with --{name.replace('_', '-')} {found.get(name)}, not {value}: go on with "
+                "the same settings, or choose another --out"
+            )
 
 
 def _time_left(rest: list[PlannedRun], spent: list[float]) -> str:
@@ -221,8 +245,3 @@ def _time_left(rest: list[PlannedRun], spent: list[float]) -> str:
     minutes = len(missing) * sum(spent) / len(spent) / 60
     left = f"about {minutes // 60:.0f} h {minutes % 60:02.0f} min"
     return f"{len(missing)} runs are left, {left}" if missing else "all runs are done"
-
-
-def _about(config: StudyConfig) -> dict[str, Any]:
-    options = asdict(config)
-    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}

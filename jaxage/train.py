@@ -13,9 +13,8 @@ import numpy as np
 
 from jaxage.assemble import assemble
 from jaxage.config import TrainConfig, cache_folder, to_json
-from jaxage.data.records import SPLITS, Records
-from jaxage.data.splits import leakage
-from jaxage.data.store import Dataset
+from jaxage.data.records import Records
+from jaxage.data.store import Dataset, describe_data
 from jaxage.export import Contract, export_model
 from jaxage.fit import Job, Progress, fit, predict_at
 from jaxage.freeze import Group
@@ -56,7 +55,7 @@ def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: 
     contract = make_contract(config, dataset)
     variables, weights = first_variables(config, contract, say)
     config = replace(config, weights=config.weights if weights["sha256"] else RANDOM, dtype=contract.dtype)
-    create_run(config, folder, {"data": dataset.sha256, "weights": weights})
+    create_run(config, folder, {"command": "train", "data": dataset.sha256, "weights": weights})
     write_failures(folder / "failures.csv", dataset.failures)
     job, state, facts = assemble(config, folder, dataset, contract, variables, groups, started, say)
     if config.cache_features == "auto":  # decided by measured times: resumed, the run must not decide otherwise
@@ -69,10 +68,10 @@ def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: 
     report = {
         "arch": config.arch,
         "trainable": config.trainable,
-        "settings": unusual(config),
+        "settings": unusual(replace(config, data=None, weights=TrainConfig.weights)),
         "weights": weights,
         "demonstration": config.data is None,
-        "data": _describe_data(config, dataset),
+        "data": describe_data(dataset),
         **_test(job, dataset, best),
         "solver": config.solver,
         "best_epoch": progress.best_epoch,
@@ -88,17 +87,6 @@ def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: 
     say(results_table(report))
     say(f"\nreport, predictions, plots and model: {folder}")
     return report
-
-
-def _describe_data(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    return {
-        "name": dataset.name,
-        "split": dataset.split,
-        "sha256": dataset.sha256,
-        "image_size": dataset.images.shape[1],
-        "counts": {split: len(dataset.records.rows_of(split)) for split in SPLITS} | {"failed": len(dataset.failures)},
-        "leakage": leakage(dataset.records),
-    }
 
 
 def _test(job: Job, dataset: Dataset, best: Variables) -> dict[str, Any]:

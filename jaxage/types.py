@@ -14,6 +14,7 @@ Split = Literal["train", "validation", "test"]
 CacheFeatures = Literal["auto", "off", "device", "host", "disk"]
 Solver = Literal["adamw", "ridge"]
 SplitRule = Literal["random", "identity"]
+SplitChoice = Literal["given", "random", "identity"]
 
 Images = Float[Array, "batch height width 3"]
 """Normalised RGB, ready for a network."""

@@ -45,7 +45,7 @@ def test_the_deepest_map_that_is_no_blur_is_shown(arch: Arch, size: int, expecte
 
 
 def test_each_image_gets_a_picture_with_the_age_that_predict_gives(tmp_path: Path) -> None:
-    contract = Contract("resnet18", "dldl", 64, 40.0, 20.0)
+    contract = Contract("resnet18", "dldl", 64, 40.0, 20.0, flip=True)
     export_model(tmp_path / "model", contract.model().init(jax.random.key(0)), contract, "card")
     rng = np.random.default_rng(0)
     files = [tmp_path / f"face {i}.jpg" for i in range(2)]
@@ -53,13 +53,15 @@ def test_each_image_gets_a_picture_with_the_age_that_predict_gives(tmp_path: Pat
         Image.fromarray(rng.integers(0, 256, (80, 70, 3), np.uint8)).save(file)
     said: list[str] = []
     written = explain(tmp_path, files, tmp_path / "out", said.append)
-    assert written == [tmp_path / "out" / "face 0.png", tmp_path / "out" / "face 1.png"]
+    assert written == [tmp_path / "out" / f"face {i}-explained.png" for i in range(2)]
     for picture, line, age in zip(written, said[1:], predict(tmp_path, files), strict=True):
         with Image.open(picture) as image:
             assert image.size == (1200, 720)
         assert float(line.split("\t")[1]) == pytest.approx(float(age), abs=0.06)
     twin = tmp_path / "elsewhere" / files[0].name
-    with pytest.raises(UserError, match=r"several images would become face 0\.png"):
+    with pytest.raises(UserError, match=r"several images would become face 0-explained\.png"):
         explain(tmp_path, [files[0], twin], tmp_path / "out")
+    with pytest.raises(UserError, match="no images"):
+        explain(tmp_path, [], tmp_path / "out")
     with pytest.raises(UserError, match=r"none\.jpg"):
         explain(tmp_path, [tmp_path / "none.jpg"], tmp_path / "out")

@@ -11,14 +11,15 @@ from jaxage.outcomes import Outcome, by_model, outcome, summarise
 from jaxage.recipes import SEVEN, ModelSpec, Protocol
 from jaxage.report.writers import write_predictions
 from jaxage.run import RunError
-from tests.studies import made_up, table
+from tests.studies import dataset, made_up, table
 
 SPECS = SEVEN[:5]
 
 
 def summary(outcomes: list[Outcome], **records: Records) -> dict[str, Any]:
     chosen: Any = records or {protocol: table() for protocol in ("report", "best")}
-    return summarise(outcomes, chosen, [], {})
+    data = {protocol: dataset(each) for protocol, each in chosen.items()}
+    return summarise(outcomes, data, [], [spec.name for spec in SEVEN])
 
 
 def test_scores_are_means_over_seeds_as_scipy_has_them() -> None:
@@ -54,6 +55,20 @@ def test_what_a_layer_adds_is_tested_on_the_same_people() -> None:
     assert steps[0]["metrics"]["plcc"]["ci95"][0] > 0
     assert steps[0]["metrics"]["mae"]["ci95"][1] < 0
     assert steps[1]["metrics"]["mae"] == {"difference": 0.0, "ci95": [0.0, 0.0]}
+
+
+def test_a_model_without_runs_makes_no_neighbours_of_those_beside_it() -> None:
+    outcomes = [made_up("best", SEVEN[2], 0), made_up("best", SEVEN[4], 0), made_up("best", SEVEN[5], 0)]
+    steps = summary(outcomes, best=table())["steps"]
+    assert [(step["from"], step["to"]) for step in steps] == [(SEVEN[4].name, SEVEN[5].name)]
+
+
+def test_several_seeds_widen_the_interval_by_how_they_differ() -> None:
+    """Or the interval would be of these trained networks alone."""
+    alike = [made_up("best", SEVEN[2], seed, noise=8) for seed in range(3)]
+    apart = [made_up("best", SEVEN[3], seed, noise=noise) for seed, noise in enumerate((4.0, 8.0, 12.0))]
+    narrow, wide = (model["scores"]["mae"]["ci95"] for model in summary(alike + apart, best=table())["models"])
+    assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
 
 
 def test_networks_and_protocols_are_no_neighbours() -> None:
@@ -108,7 +123,7 @@ def test_groups_are_in_the_order_of_the_models() -> None:
         ("best", SEVEN[2], 0),
         ("best", SEVEN[4], 0),
     ]
-    groups = by_model([made_up(*each) for each in shuffled])
+    groups = by_model([made_up(*each) for each in shuffled], [SEVEN[4].name, SEVEN[2].name])
     assert [(pair, [run.seed for run in runs]) for pair, runs in groups.items()] == [
         (("report", SEVEN[4].name), [0]),
         (("best", SEVEN[4].name), [0, 1]),
@@ -116,14 +131,17 @@ def test_groups_are_in_the_order_of_the_models() -> None:
     ]
 
 
-def test_a_run_of_another_test_split_is_refused(tmp_path: Path) -> None:
+def test_a_run_of_other_data_is_refused(tmp_path: Path) -> None:
     records = table()
     test = records.take(records.rows_of("test"))
     write_predictions(tmp_path / "predictions.csv", test, test.age + 1)
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n')
-    run = outcome("best", SEVEN[2], 0, tmp_path, {}, records)
+    report = {"data": {"sha256": "sha"}}
+    run = outcome("best", SEVEN[2], 0, tmp_path, report, dataset(records))
     np.testing.assert_allclose(run.prediction, test.age + 1, rtol=1e-6)
     assert run.history == [{"epoch": 1}]
     other = make_records(["a", "b", "c"], [1.0, 2.0, 3.0], split=["train", "validation", "test"])
-    with pytest.raises(RunError, match="is of another test split"):
-        outcome("best", SEVEN[2], 0, tmp_path, {}, other)
+    with pytest.raises(RunError, match="has been changed"):
+        outcome("best", SEVEN[2], 0, tmp_path, report, dataset(other))
+    with pytest.raises(RunError, match="is of other data"):
+        outcome("best", SEVEN[2], 0, tmp_path, {"data": {"sha256": "other"}}, dataset(records))

@@ -52,6 +52,7 @@ def test_labels_of_what_waits_are_frozen() -> None:
         ("layer4@nan", r"in \[0, 1\)"),
         ("layer4@soon", r"write GROUP@SHARE"),
         ("fc@0.1,layer4@0.1,layer3@0.2", r"lets nothing learn from the first step"),
+        ("fc@0.001,layer4@0.001,layer3@0.001", r"lets nothing learn from the first step"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(text: str, message: str) -> None:

@@ -26,7 +26,7 @@ def test_the_seven_models_are_the_reports() -> None:
 @pytest.mark.parametrize("protocol", DESCRIPTIONS)
 def test_every_recipe_can_be_trained(protocol: str, spec: ModelSpec) -> None:
     """And lets the same modules learn as the report did, whatever their rates."""
-    fields = recipe(protocol, spec)  # type: ignore[arg-type]
+    fields = recipe(protocol, spec, 2)  # type: ignore[arg-type]
     config = TrainConfig(arch=spec.arch, **({"trainable": spec.trainable} | fields))
     params = shapes(spec.arch)["params"]
     assert create_model(spec.arch).spec.head == HEADS[spec.arch]
@@ -35,8 +35,8 @@ def test_every_recipe_can_be_trained(protocol: str, spec: ModelSpec) -> None:
 
 
 def test_the_reports_recipe_is_one_for_all() -> None:
-    assert len({str(recipe("report", spec)) for spec in SEVEN}) == 1
-    assert recipe("report", SEVEN[0])["frozen_bn"] == "train"
+    assert len({str(recipe("report", spec, 2)) for spec in SEVEN}) == 1
+    assert recipe("report", SEVEN[0], 2)["frozen_bn"] == "train"
 
 
 def test_models_are_parsed() -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 import numpy as np
 import PIL
@@ -23,10 +23,10 @@ from jaxage.data.csv import read_csv
 from jaxage.data.decode import ImageError, decode_image, strict_warnings
 from jaxage.data.parallel import in_order
 from jaxage.data.prepared import open_prepared
-from jaxage.data.records import DataError, Records, listed
+from jaxage.data.records import SPLITS, DataError, Records, listed
 from jaxage.data.source import Read, image_root, open_source
-from jaxage.data.splits import assign_splits, require_splits
-from jaxage.types import SplitRule
+from jaxage.data.splits import assign_splits, leakage, require_splits
+from jaxage.types import SplitChoice, SplitRule
 
 _DECODER = f"jaxage decoded images, version 1, pillow {PIL.__version__}"
 _IMAGES, _FAILURES = "images.npy", "failures.json"
@@ -68,7 +68,7 @@ def load_dataset(
     data: Path,
     size: int,
     *,
-    split: SplitRule | None = "random",
+    split: SplitChoice | None = "given",
     seed: int = 0,
     cache: Path,
     workers: int | None = None,
@@ -78,7 +78,8 @@ def load_dataset(
 
     Images become squares of `size` pixels (see `decode_image`).
 
-    `split` and `seed` decide the splits if the data do not, and none may be empty; None leaves them as they are.
+    `split` "given" keeps the splits that the data have, and divides at random by `seed` what has none; another rule
+    divides anew what was not divided by it. None may be empty. With None they are left as they are.
 
     Pixels are decoded by `workers` threads (default: one per core) into `cache/decoded/KEY/images.npy`, renamed into
     place when complete and found again by KEY: the SHA-256 of JSON lines with the versions of the decoder, `size`, and
@@ -91,10 +92,10 @@ def load_dataset(
     with _open(data) as table, ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         records, decided_by = table.records, table.decided_by
         if split is not None:
-            decided_by = table.decided_by or split
-            if split == "identity" and decided_by == "random":
-                raise DataError(f"{data} was divided with --split random: prepare it again with --split identity")
-            records = records if table.decided_by else assign_splits(records, split, seed)
+            rule = (table.decided_by or "random") if split == "given" else split
+            if rule != table.decided_by:
+                records = assign_splits(records, cast(SplitRule, rule), seed)
+            decided_by = rule
             require_splits(records)
         paths = records.path.tolist()
         digests: Sequence[str | Failure] = table.digests
@@ -116,6 +117,19 @@ def load_dataset(
     kept_digests = [digest for digest, keep in zip(digests, kept, strict=True) if keep]
     sha256 = _hash(zip(*columns, kept_digests, strict=True))
     return Dataset(table.name, records, images, failures, sha256, decided_by if split is not None else None)
+
+
+def describe_data(dataset: Dataset) -> dict[str, Any]:
+    """What a report says of it: name, split, hash, size in pixels, counts, and who is seen on both sides."""
+    records = dataset.records
+    return {
+        "name": dataset.name,
+        "split": dataset.split,
+        "sha256": dataset.sha256,
+        "image_size": dataset.images.shape[1],
+        "counts": {split: len(records.rows_of(split)) for split in SPLITS} | {"failed": len(dataset.failures)},
+        "leakage": leakage(records),
+    }
 
 
 class _Table(NamedTuple):

@@ -47,9 +47,11 @@ def write_study(
 ) -> None:
     """Write all files of the study of `summary` (see `jaxage.outcomes.summarise`) into `folder`; the page comes last.
 
-    Pictures lie in `figures/`, too. `worst` adds the faces with the largest errors.
+    Pictures lie in `figures/`, too, those of an earlier page no more. `worst` adds the faces with the largest errors.
     """
     (folder / "figures").mkdir(exist_ok=True)
+    for old in (folder / "figures").glob("*.png"):
+        old.unlink()
     pictures = _pictures(folder / "figures", summary, outcomes, data, worst=worst)
     write_json(folder / "study.json", summary)
     write_csv(folder / "study.csv", _HEADER, _lines(summary))
@@ -67,10 +69,11 @@ def write_study(
         "change": _change,
         "verdict": _verdict,
         "years": _years,
+        "bias": _bias,
     }
     for name in ("study.md", "study.html"):
         text = page.get_template(f"{name}.j2").render(
-            study=summary, pictures=pictures, titles=TITLES, shown=_SHOWN, splits=SPLITS, seeds=_seeds(summary)
+            study=summary, pictures=pictures, titles=TITLES, shown=_SHOWN, splits=SPLITS, **_counts(summary)
         )
         write_text(folder / name, text)
 
@@ -86,7 +89,7 @@ def _pictures(
     """By the section of the page that they belong to."""
     made: dict[str, list[Picture]] = {name: [] for name in ("ages", "steps", "gains", "scatter", "curves", "bands")}
     made |= {"calibration": [], "worst": []}
-    groups = by_model(outcomes)
+    groups = by_model(outcomes, list(dict.fromkeys(model["name"] for model in summary["models"])))
     for protocol, dataset in data.items():
         models = [model for model in summary["models"] if model["protocol"] == protocol]
         runs = {name: each for (its, name), each in groups.items() if its == protocol}
@@ -100,13 +103,13 @@ def _pictures(
         made["scatter"] += [_scatter(folder, dataset, each) for each in runs.values()]
         path = folder / f"curves-{protocol}.png"
         curve_panels(path, {name: [run.history for run in each] for name, each in runs.items()})
-        ends = "; ".join(f"{model['name']} ends at {_fixed(_last(runs[model['name']]), 2)} years" for model in models)
+        ends = "; ".join(f"{model['name']} reaches {_fixed(_best(runs[model['name']]), 2)} years" for model in models)
         caption = f"Validation MAE while training, a line for each seed, protocol {protocol}."
         made["curves"].append(Picture(path, caption, f"{caption} {ends}."))
         path = folder / f"bands-{protocol}.png"
         band_lines(path, {model["name"]: model["age_bands"] for model in models})
         caption = f"Error by true age, protocol {protocol}. Bias is predicted minus true age."
-        made["bands"].append(Picture(path, caption, f"{caption} The table below has the ends of the range."))
+        made["bands"].append(Picture(path, caption, f"{caption} The table below has the numbers."))
         path = folder / f"calibration-{protocol}.png"
         calibration_panels(path, {model["name"]: model["calibration"] for model in models})
         caption = f"How old are faces that a model says are of one age? Tenths of the test, protocol {protocol}."
@@ -124,9 +127,12 @@ def _pictures(
     return made
 
 
-def _seeds(summary: dict[str, Any]) -> str:
+def _counts(summary: dict[str, Any]) -> dict[str, Any]:
+    """How many models there are, how many seeds they have in words, and whether one has a single one."""
     counts = sorted({len(model["seeds"]) for model in summary["models"]})
-    return f"{' to '.join(str(n) for n in counts[:: max(1, len(counts) - 1)])} seed{'s' * (counts[-1] > 1)} each"
+    seeds = f"{' to '.join(str(n) for n in counts[:: max(1, len(counts) - 1)])} seed{'s' * (counts[-1] > 1)} each"
+    names = len({model["name"] for model in summary["models"]})
+    return {"names": names, "seeds": seeds, "single": counts[0] == 1}
 
 
 def _row_title(section: str, each: dict[str, Any]) -> str:
@@ -167,9 +173,10 @@ def _calibration_text(models: list[dict[str, Any]]) -> str:
     return "; ".join(f"{name} is off by at most {gap:.1f} years" for name, gap in gaps.items()) + "."
 
 
-def _last(runs: list[Outcome]) -> float | None:
-    value: float | None = min((line["validation"]["mae"] for line in runs[0].history), default=None)
-    return value
+def _best(runs: list[Outcome]) -> float | None:
+    """The least validation MAE of any seed."""
+    values = [line["validation"]["mae"] for run in runs for line in run.history]
+    return min((value for value in values if value is not None), default=None)
 
 
 _HEADER = (
@@ -223,6 +230,10 @@ def _change(measured: dict[str, Any], metric: str) -> str:
 
 def _years(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
+
+
+def _bias(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.1f}"
 
 
 def _verdict(metrics: Mapping[str, Any]) -> str:

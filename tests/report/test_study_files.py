@@ -28,9 +28,9 @@ def study(folder: Path, protocols: tuple[Protocol, ...] = ("report", "best"), **
     ]
     data = {protocol: dataset() for protocol in protocols}
     failed = [{"run": "best, resnet18:all, seed 0", "reason": "the loss <is> no number"}]
-    summary = summarise(outcomes, {p: d.records for p, d in data.items()}, failed, {})
+    summary = summarise(outcomes, data, failed, [spec.name for spec in reversed(SEVEN)])
     funnel = [{"step": "single face", "kept": 10, "dropped": 2}]
-    write_study(folder, summary | {"funnel": funnel} | changes, outcomes, data, worst=True)
+    write_study(folder, summary | {"funnel": funnel, "demonstration": False} | changes, outcomes, data, worst=True)
     return folder
 
 
@@ -126,6 +126,20 @@ def test_pictures_are_pictures(folder: Path) -> None:
         with Image.open(path) as image:
             assert image.width >= 800
             assert len(image.convert("RGB").getcolors(2**24) or []) > 10
+
+
+def test_drawn_faces_are_said_to_be_drawn(folder: Path, tmp_path: Path) -> None:
+    drawn = study(tmp_path, ("best",), demonstration=True)
+    for name in ("study.html", "study.md"):
+        assert "demonstration on drawn faces" in (drawn / name).read_text()
+        assert "demonstration on drawn faces" not in (folder / name).read_text()
+
+
+def test_faces_are_not_left_where_none_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "worst-report.png").write_bytes(b"a face")
+    study(tmp_path, ("best",))
+    assert not (tmp_path / "figures" / "worst-report.png").exists()
 
 
 def test_one_protocol_makes_a_page_too(tmp_path: Path) -> None:
