@@ -14,7 +14,7 @@ from jaxage.data.records import SPLITS
 from jaxage.data.store import Dataset
 from jaxage.export import Contract
 from jaxage.features import Learning, Prefix
-from jaxage.feed import dispatches, make_feed, rate
+from jaxage.feed import batches, dispatches, make_feed, rate
 from jaxage.fit import Job, Stage, steps_per_epoch
 from jaxage.freeze import Group, describe, first_moving, label_tree, live_batch_norms, trainable_mask
 from jaxage.learning import choose_learning
@@ -110,7 +110,8 @@ def assemble(
     predict: Any = make_predict_step(model, objective, learning.source, mesh)
     predict_batch = -(-(_HEAD_BATCH if head_only else config.batch_size) // mesh.size) * mesh.size
     looks = np.zeros((predict_batch, 1 + config.flip), np.int32)
-    predict = predict.lower(state.average, arguments[0], looks).compile()
+    ((items, _, _),) = batches(learning.feed, [looks.ravel()])
+    predict = predict.lower(state.average, items, looks).compile()
     compile_s = time.perf_counter() - lowered
     say(f"compiled in {compile_s:.1f} s")
 

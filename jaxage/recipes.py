@@ -88,5 +88,5 @@ def recipe(protocol: Protocol, model: ModelSpec, epochs: int) -> dict[str, Any]:
             "frozen_bn": "train",
         }
     if model.head_only:
-        return {"epochs": _HEAD_EPOCHS * epochs, "learning_rate": 2e-3}
+        return {"epochs": _HEAD_EPOCHS * epochs, "learning_rate": 2e-3, "cache_features": "disk"}
     return {"epochs": epochs}

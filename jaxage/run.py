@@ -92,7 +92,13 @@ def unusual(config: TrainConfig) -> str:
     """The settings other than the defaults, as they are written on the command line."""
     fields = [field for field in dataclasses.fields(config) if field.name not in _NOT_COMPARED]
     values = {_option(field.name): (getattr(config, field.name), field.default) for field in fields}
-    return " ".join(f"{option} {value}" for option, (value, default) in values.items() if value != default)
+    return " ".join(_written(option, value) for option, (value, default) in values.items() if value != default)
+
+
+def _written(option: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return option if value else option.replace("--", "--no-", 1)
+    return f"{option} {value}"
 
 
 def read_config(folder: Path) -> TrainConfig:

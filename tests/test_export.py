@@ -9,7 +9,7 @@ from jaxage.export import Contract, export_model, load_model
 from jaxage.trees import flatten
 from jaxage.types import UserError
 
-CONTRACT = Contract("resnet18", "l1", 64, 33.5, 20.25, "bfloat16")
+CONTRACT = Contract("resnet18", "l1", 64, 33.5, 20.25, dtype="bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,7 @@ def test_the_contract_says_all_that_another_program_needs(folder: Path) -> None:
         "image_size": 64,
         "age_mean": 33.5,
         "age_std": 20.25,
+        "flip": False,
         "dtype": "bfloat16",
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],

@@ -29,6 +29,7 @@ from jaxage.data.funnel import Criteria
 from jaxage.data.options import Options
 from jaxage.data.prepared import open_prepared
 from jaxage.data.records import DataError
+from jaxage.data.splits import leakage
 from jaxage.data.store import load_dataset
 from jaxage.data.tree import write_tree
 from jaxage.data.verify import Fault, Sound
@@ -233,9 +234,17 @@ def test_a_link_and_the_folder_one_is_in_may_be_the_place(
 
 
 def test_a_random_folder_is_not_taken_for_one_divided_by_people(tree: Path, tmp_path: Path) -> None:
+    """Asked for, it is divided anew, and the images are the same."""
     prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "out"), say=quiet)
-    with pytest.raises(DataError, match="prepare it again with --split identity"):
-        load_dataset(tmp_path / "out", 40, split="identity", cache=tmp_path / "cache")
+    kept = load_dataset(tmp_path / "out", 40, cache=tmp_path / "cache")
+    same = load_dataset(tmp_path / "out", 40, split="random", seed=9, cache=tmp_path / "cache")
+    anew = load_dataset(tmp_path / "out", 40, split="identity", cache=tmp_path / "cache")
+    assert (kept.split, same.split, anew.split) == ("random", "random", "identity")
+    assert (kept.records.split == same.records.split).all()
+    assert leakage(kept.records)["test_images_seen"] > 0 == leakage(anew.records)["test_images_seen"]
+    assert (kept.records.path == anew.records.path).all()
+    np.testing.assert_array_equal(kept.images, anew.images)
+    assert kept.sha256 == same.sha256 != anew.sha256
 
 
 def test_two_at_once(tree: Path, tmp_path: Path) -> None:
@@ -279,7 +288,7 @@ def test_a_csv_keeps_its_splits_and_shows_their_leaks(tmp_path: Path) -> None:
     assert about["splits"] == {"train": 6, "validation": 3, "test": 3}
     assert (about["split"], about["leakage"]["seen_share"]) == ("given", 1.0)
     assert [row["gender"] for row in lines(made / "faces.csv")] == ["female", "male", ""] * 4
-    assert load_dataset(made, 32, split="identity", cache=tmp_path / "cache").split == "given"
+    assert load_dataset(made, 32, cache=tmp_path / "cache").split == "given"
     assert read_csv(made / "faces.csv").age.tolist() == read_csv(table).age.tolist()
 
 

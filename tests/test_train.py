@@ -194,6 +194,13 @@ def test_a_prepared_folder_trains_streams_and_is_scored(faces: Path, tmp_path: P
         evaluate(tmp_path / "run")
 
 
+def test_features_from_memory_teach_the_same(faces: Path, tmp_path: Path) -> None:
+    for place in ("device", "host"):
+        train(TrainConfig(data=faces, out=tmp_path / place, cache_features=place, **SMALL), say=lambda _: None)
+    found = [[float(row["prediction"]) for row in predictions(tmp_path / place)] for place in ("device", "host")]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+
+
 def test_a_head_in_closed_form(faces: Path, tmp_path: Path) -> None:
     said: list[str] = []
     config = TrainConfig(data=faces, out=tmp_path / "run", **(SMALL | {"solver": "ridge", "loss": "mse"}))
@@ -273,7 +280,7 @@ def test_a_finished_run_is_not_run_again(run: Run, faces: Path) -> None:
 def test_weights_that_cannot_be_had_stop_a_real_run(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TRAIN, "find_weights", unavailable)
+    monkeypatch.setattr(importlib.import_module("jaxage.start"), "find_weights", unavailable)
     with pytest.raises(WeightsUnavailableError):
         train(TrainConfig(data=faces, out=tmp_path / "run", **(SMALL | {"weights": "imagenet1k_v1"})), say=print)
 
@@ -281,7 +288,7 @@ def test_weights_that_cannot_be_had_stop_a_real_run(
 def test_the_demonstration_goes_on_without_weights_under_a_banner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TRAIN, "find_weights", unavailable)
+    monkeypatch.setattr(importlib.import_module("jaxage.start"), "find_weights", unavailable)
     monkeypatch.setattr("jaxage.load.DEMO_FACES", 60)
     said: list[str] = []
     config = TrainConfig(out=tmp_path / "run", **(SMALL | {"weights": "imagenet1k_v1", "epochs": 1}))

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
@@ -94,7 +94,8 @@ def load_dataset(
         if split is not None:
             rule = (table.decided_by or "random") if split == "given" else split
             if rule != table.decided_by:
-                records = assign_splits(records, cast(SplitRule, rule), seed)
+                undivided = replace(records, split=np.full(len(records), ""))
+                records = assign_splits(undivided, cast(SplitRule, rule), seed)
             decided_by = rule
             require_splits(records)
         paths = records.path.tolist()

@@ -142,6 +142,14 @@ def test_undecided_splits_are_decided(tmp_path: Path) -> None:
     assert len(entries(tmp_path)) == 1
 
 
+def test_splits_that_are_given_are_kept_unless_others_are_asked_for(tmp_path: Path) -> None:
+    table = write_set(tmp_path, 60)
+    given, anew = load(table), load(table, split="random")
+    assert (given.split, anew.split) == ("given", "random")
+    assert given.records.split.tolist() == [SPLITS[i % 4] for i in range(60)]
+    assert (given.records.split != anew.records.split).any()
+
+
 def spoil(folder: Path) -> None:
     (folder / "1.jpg").unlink()
     (folder / "2.jpg").write_text("no image")
