@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +18,13 @@ from jaxage.data.store import Dataset
 from jaxage.launch import launch
 from jaxage.mesh import along_batch, mesh_for
 from jaxage.profiler import record
+from jaxage.recipes import SEVEN, parse_model
 from jaxage.report.plots import timeline
 from jaxage.rivals import available
 from jaxage.run import environment, write_json
-from jaxage.types import Arch, Dtype, UserError
+from jaxage.types import Arch, Dtype
 
-CONFIGURATIONS = (
-    "mobilenet_v2:classifier",
-    "mobilenet_v2:all",
-    "resnet18:fc",
-    "resnet18:fc,layer4",
-    "resnet18:fc,layer4,layer3",
-    "resnet18:fc,layer4,layer3,layer2",
-    "resnet18:fc,layer4,layer3,layer2,layer1",
-    "resnet18:all",
-)
+CONFIGURATIONS = (*(spec.name for spec in SEVEN), "resnet18:all")
 _SECONDS, _PAUSE = 1.0, 0.3
 
 
@@ -85,7 +77,7 @@ def benchmark(config: BenchmarkConfig, say: Callable[[str], None] = print) -> di
     what the step needs beside the images; `difference` is the largest between predictions of this device and of the
     CPU in float32, in years.
     """
-    chosen = [_parse(text) for text in config.configurations]
+    chosen = [(spec.arch, spec.trainable) for spec in map(parse_model, config.configurations)]
     mesh, rivals = mesh_for(config.batch_size), available()
     say(f"{mesh.size} x {mesh.devices.flat[0].device_kind}, JAX {jax.__version__}")
     say("torch beside it" if rivals else "torch and torchvision cannot be imported: jaxage alone")
@@ -113,13 +105,6 @@ def benchmark(config: BenchmarkConfig, say: Callable[[str], None] = print) -> di
     }
     write_json(config.out, result)
     return result
-
-
-def _parse(text: str) -> tuple[Arch, str]:
-    arch, _, trainable = text.partition(":")
-    if arch not in get_args(Arch) or not trainable:
-        raise UserError(f"--configurations: {text!r} is none; write NETWORK:LAYERS, such as resnet18:fc,layer4")
-    return cast(Arch, arch), trainable
 
 
 def _measure(

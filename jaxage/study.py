@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -88,30 +88,7 @@ def study(config: StudyConfig, say: Say = print) -> dict[str, Any]:
     write_json(config.out / _SETTINGS, lasting)
 
     started = time.perf_counter()
-    spent: list[float] = []
-    outcomes: list[Outcome] = []
-    failed: list[dict[str, str]] = []
-    for number, run in enumerate(plan, 1):
-        title = f"{run.protocol}, {run.model.name}, seed {run.seed}"
-        fresh = not (run.folder / REPORT).exists()
-        if fresh:
-            say(f"\n== run {number} of {len(plan)}: {title}")
-        before = time.perf_counter()
-        try:
-            report = train(settings[run], say if fresh else lambda _: None)
-        except Diverged as error:
-            reason = str(error).partition("; ")[0]
-            say(f"   left out: {reason}")
-            failed.append({"run": title, "reason": reason})
-            continue
-        except Stopped as stop:
-            raise Stopped(
-                f"stopped in run {number} of {len(plan)}; the same command goes on there", stop.signum
-            ) from stop
-        outcomes.append(outcome(run.protocol, run.model, run.seed, run.folder, report, data[run.protocol]))
-        if fresh:
-            spent.append(time.perf_counter() - before)
-            say(f"   {_time_left(plan[number:], spent)}")
+    outcomes, failed = _train_all(settings, data, say)
     if not outcomes:
         reasons = "; ".join(f"{each['run']}: {each['reason']}" for each in failed)
         raise UserError(f"no run came to an end ({reasons}): there is nothing to compare")
@@ -130,6 +107,35 @@ class PlannedRun:
     model: ModelSpec
     seed: int
     folder: Path
+
+
+def _train_all(
+    settings: Mapping[PlannedRun, TrainConfig], data: Mapping[Protocol, Dataset], say: Say
+) -> tuple[list[Outcome], list[dict[str, str]]]:
+    """What came of every run, those of earlier processes included, and what diverged and how."""
+    plan, spent = list(settings), list[float]()
+    outcomes, failed = list[Outcome](), list[dict[str, str]]()
+    for number, run in enumerate(plan, 1):
+        title = f"{run.protocol}, {run.model.name}, seed {run.seed}"
+        fresh = not (run.folder / REPORT).exists()
+        if fresh:
+            say(f"\n== run {number} of {len(plan)}: {title}")
+        before = time.perf_counter()
+        try:
+            report = train(settings[run], say if fresh else lambda _: None)
+        except Diverged as error:
+            reason = str(error).partition("; ")[0]
+            say(f"   left out: {reason}")
+            failed.append({"run": title, "reason": reason})
+            continue
+        except Stopped as stop:
+            where = f"run {number} of {len(plan)}"
+            raise Stopped(f"stopped in {where}; the same command goes on there", stop.signum) from stop
+        outcomes.append(outcome(run.protocol, run.model, run.seed, run.folder, report, data[run.protocol]))
+        if fresh:
+            spent.append(time.perf_counter() - before)
+            say(f"   {_time_left(plan[number:], spent)}")
+    return outcomes, failed
 
 
 def protocols(config: StudyConfig) -> tuple[Protocol, ...]:
@@ -164,7 +170,7 @@ def train_config(config: StudyConfig, run: PlannedRun, split: SplitChoice) -> Tr
         fields["weights"] = weights[run.model.arch]
     return TrainConfig(
         arch=run.model.arch,
-        trainable=fields.pop("trainable", run.model.trainable),
+        trainable=run.model.trainable,
         data=config.data,
         image_size=config.image_size,
         batch_size=config.batch_size,

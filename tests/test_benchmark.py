@@ -48,5 +48,5 @@ def test_whole_processes_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("text", ["resnet50:fc", "resnet18"])
 def test_a_configuration_that_is_none_is_named(text: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"'{text}' is none"):
+    with pytest.raises(UserError, match=f"'{text}' is no model"):
         benchmark(small(tmp_path, configurations=(text,)))
