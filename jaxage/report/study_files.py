@@ -121,7 +121,9 @@ def _pictures(
             path = folder / f"{section}.png"
             rows = [(_row_title(section, each), each["metrics"]) for each in summary[section]]
             differences(path, rows, {metric: TITLES[metric] for metric in _SHOWN})
-            caption = "Paired differences with 95 % intervals; grey where the interval holds 0."
+            caption = (
+                "Paired differences with 95 % intervals; grey where they hold 0. Axes are logarithmic away from 0."
+            )
             text = "; ".join(f"{name}: {_verdict(measured)}" for name, measured in rows)
             made[section].append(Picture(path, caption, f"{caption} {text}."))
     return made

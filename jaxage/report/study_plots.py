@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from jaxage.report.style import BLUE, GREY, ORANGE, STYLE, save_picture
 
@@ -45,7 +45,8 @@ def differences(path: Path, rows: Sequence[tuple[str, Mapping[str, Any]]], metri
     """Paired differences with 95 % intervals, a line for each of `rows`, a panel for each of `metrics` (key: title).
 
     A row is a title and, for each metric, `difference` and `ci95`. Intervals that hold 0 are grey; where they do not,
-    blue is better and orange worse (MAE is better when it falls).
+    blue is better and orange worse (MAE is better when it falls). The axes are linear near 0 and logarithmic beyond, so
+    that small differences are seen beside large ones.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, 1.4 + 0.55 * len(rows)), layout="constrained")
@@ -55,7 +56,13 @@ def differences(path: Path, rows: Sequence[tuple[str, Mapping[str, Any]]], metri
                 _whisker(axes, place, measured[metric], falls=metric in ("mae", "rmse"))
             axes.axvline(0, color=GREY, linewidth=1.4, linestyle=":")
             axes.set_title(title)
-            axes.xaxis.set_major_locator(MaxNLocator(3))
+            linear = 0.1 if metric in ("mae", "rmse") else 0.01
+            axes.set_xscale("symlog", linthresh=linear)
+            axes.set_xticks([sign * linear * power for power in (10, 1) for sign in (-1, 1)] + [0])
+            axes.xaxis.set_major_formatter(lambda x, _: f"{x:+g}" if x else "0")
+            ends = [end for _, measured in rows for end in measured[metric]["ci95"] or ()]
+            axes.set_xlim(min(1.6 * min(ends, default=0), -2 * linear), max(1.6 * max(ends, default=0), 2 * linear))
+            axes.xaxis.set_minor_locator(NullLocator())
             axes.grid(axis="y", visible=False)
         panels[0].set_yticks(range(len(rows)), [name for name, _ in rows])
         panels[0].set_ylim(len(rows) - 0.5, -0.5)

@@ -93,7 +93,7 @@ def test_every_number_of_the_json_is_in_both_texts(folder: Path) -> None:
     for model in summary["models"]:
         score = model["scores"]["plcc"]
         mean, ends = f"{score['mean']:.3f}", f"[{score['ci95'][0]:.3f}, {score['ci95'][1]:.3f}]"
-        assert f"<td>{mean}<small>{ends}<br>" in html
+        assert f"<td>{mean}<small>{ends}<br>±" in html
         assert f"{mean} {ends}" in markdown
     for step in summary["steps"] + summary["gains"]:
         measured = step["metrics"]["mae"]
