@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxage.report.style import BLUE, GREY, ORANGE, STYLE, save_picture, shown
+from jaxage.report.style import BLUE, GREY, ORANGE, STYLE, powers, save_picture, shown
 
 _DENSITY = LinearSegmentedColormap.from_list("density", ["#b9d9ee", BLUE, "#001f33"])
 _MANY_POINTS = 2000
@@ -129,7 +129,8 @@ def rates(path: Path, rate: np.ndarray, loss: np.ndarray, smooth: np.ndarray, su
         axes.set_ylim(0.95 * np.min(smooth), 1.1 * np.max(smooth))
         axes.set(xlabel="learning rate", ylabel="training loss")
         axes.set_title("Learning-rate range test")
-        axes.legend(loc="upper center")
+        axes.xaxis.set_major_formatter(powers())
+        axes.legend(loc="lower left")
         save_picture(path, figure)
 
 

@@ -8,9 +8,9 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from jaxage.report.style import BLUE, GREY, ORANGE, STYLE, save_picture
+from jaxage.report.style import BLUE, GREY, ORANGE, STYLE, powers, save_picture
 
 _COLUMNS = 2
 _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#6b6b6b")
@@ -32,6 +32,7 @@ def curve_panels(path: Path, histories: Mapping[str, Sequence[Sequence[Mapping[s
                 axes.plot(places, values, marker="o" if len(lines) < 15 else "", color=_LINES[seed % len(_LINES)])
             if "strength" in runs[0][0]:
                 axes.set_xscale("log")
+                axes.xaxis.set_major_formatter(powers())
                 axes.set_xlabel("ridge strength")
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -59,7 +60,7 @@ def differences(path: Path, rows: Sequence[tuple[str, Mapping[str, Any]]], metri
             linear = 0.1 if metric in ("mae", "rmse") else 0.01
             axes.set_xscale("symlog", linthresh=linear)
             axes.set_xticks([sign * linear * power for power in (10, 1) for sign in (-1, 1)] + [0])
-            axes.xaxis.set_major_formatter(lambda x, _: f"{x:+g}" if x else "0")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+g}" if x else "0"))
             ends = [end for _, measured in rows for end in measured[metric]["ci95"] or ()]
             axes.set_xlim(min(1.6 * min(ends, default=0), -2 * linear), max(1.6 * max(ends, default=0), 2 * linear))
             axes.xaxis.set_minor_locator(NullLocator())

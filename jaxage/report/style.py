@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#6b6b6b"  # Okabe and Ito's, safe for colour-blind readers
@@ -35,6 +36,11 @@ STYLE: Any = {
 def shown(value: float | None, spec: str, unit: str = "") -> str:
     """The number as `spec` has it, with its unit; "undefined" if there is none."""
     return "undefined" if value is None or not np.isfinite(value) else f"{value:{spec}}{unit}"
+
+
+def powers() -> FuncFormatter:
+    """Ticks of a logarithmic axis; Matplotlib's own are mathematical markup, which `STYLE` turns off."""
+    return FuncFormatter(lambda value, _: f"{value:.0e}")
 
 
 def save_picture(path: Path, picture: Figure | Image.Image) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from jaxage.report.plots import age_histograms, contact_sheet, curves, scatter, timeline
+from jaxage.report.plots import age_histograms, contact_sheet, curves, rates, scatter, timeline
+from jaxage.report.style import powers
 
 
 def read(path: Path) -> Image.Image:
@@ -205,3 +206,17 @@ def test_timeline(tmp_path: Path) -> None:
         assert (np.asarray(image) == colour).all(axis=2).sum() > 500
     with pytest.raises(ValueError, match="nothing was recorded"):
         timeline(tmp_path / "none.png", {}, "an epoch")
+
+
+@pytest.mark.parametrize("suggestion", [None, 3e-3])
+def test_rates(tmp_path: Path, suggestion: float | None) -> None:
+    rate = np.logspace(-6, 0, 60)
+    loss = (np.log10(rate) + 2) ** 2 + np.random.default_rng(0).normal(0, 0.5, 60)
+    rates(tmp_path / "rates.png", rate, loss, loss, suggestion)
+    image = read(tmp_path / "rates.png")
+    assert image.size == (1350, 825)
+    assert 0.02 < ink(image) < 0.5
+
+
+def test_powers_are_plain_text() -> None:
+    assert [powers()(value, 0) for value in (1e-6, 0.01, 1)] == ["1e-06", "1e-02", "1e+00"]
