@@ -2,8 +2,10 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 
 import jax
+import pytest
 
 _COMPILED = tempfile.TemporaryDirectory(prefix="jaxage-compiled-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)  # child processes read it too
@@ -14,3 +16,11 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """JAXAGE_CACHE is an empty folder for a file of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -35,11 +35,9 @@ def test_no_rate_is_suggested_if_the_loss_only_grows() -> None:
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAXAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        data = write_faces(tmp_path_factory.mktemp("data"))
-        yield TrainConfig(data=data, trainable="fc", weights="random", image_size=32, batch_size=12, loss="mse")
+def config(own_cache: None, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    data = write_faces(tmp_path_factory.mktemp("data"))
+    return TrainConfig(data=data, trainable="fc", weights="random", image_size=32, batch_size=12, loss="mse")
 
 
 def rows(folder: Path) -> list[list[str]]:

@@ -45,12 +45,7 @@ TRAIN = importlib.import_module("jaxage.train")  # as an attribute of the packag
 
 Run = tuple[Path, dict[str, Any]]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAXAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
