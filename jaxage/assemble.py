@@ -26,7 +26,7 @@ from jaxage.phases import labels_in, make_phases, parse_unfreeze
 from jaxage.state import TrainState, init_state
 from jaxage.steps import make_predict_step, make_train_step
 from jaxage.trees import count, flatten
-from jaxage.types import Variables
+from jaxage.types import LossName, Variables
 
 _MOST_PER_DISPATCH = 64
 _HEAD_BATCH = 4096
@@ -52,7 +52,7 @@ def assemble(
     model, objective, mesh = contract.model(), contract.objective(), mesh_for(config.batch_size)
     labels = label_tree(variables["params"], groups)
     live = live_batch_norms(variables["batch_stats"], labels, config.frozen_bn)
-    say(_plan(config, dataset))
+    say(_plan(config, contract.loss, dataset))
     say(describe(variables["params"], labels, groups, live, len(flatten(variables["batch_stats"])) // 2))
     steps = steps_per_epoch(config, dataset.records)
     total = config.epochs * steps
@@ -66,7 +66,7 @@ def assemble(
         start=first_moving(model.spec.units, labels, live),
         feed=make_feed(dataset.images, dataset.records.age, mesh, config.memory_budget),
         train_rows=dataset.records.rows_of("train"),
-        views=config.views if config.augment else 1,
+        views=config.views,
         flip=config.flip,
         seed=config.seed,
     )
@@ -137,8 +137,8 @@ def steps_per_dispatch(steps: int, learning: Learning) -> int:
     return max(divisor for divisor in range(1, _MOST_PER_DISPATCH + 1) if steps % divisor == 0)
 
 
-def _plan(config: TrainConfig, dataset: Dataset) -> str:
+def _plan(config: TrainConfig, loss: LossName, dataset: Dataset) -> str:
     counts = ", ".join(f"{len(dataset.records.rows_of(split))} {split}" for split in SPLITS)
     size = dataset.images.shape[1]
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    return f"{dataset.name}: {counts} images of {size} px\n{config.arch}, {config.loss}, on {devices}:"
+    return f"{dataset.name}: {counts} images of {size} px\n{config.arch}, {loss}, on {devices}:"

@@ -36,7 +36,7 @@ def noise(n: int, size: int) -> Dataset:
 
 
 class Ours:
-    """A job of jaxage, assembled as for a run but without augmentation; its state goes on from call to call.
+    """A job of jaxage, assembled as for a run but without mirrors; its state goes on from call to call.
 
     start: the first unit that learns. compile_s: seconds. flops: of the step, for one image. step_bytes: of XLA's
     temporary arrays on each device.
@@ -57,7 +57,7 @@ class Ours:
             loss="l1",
             epochs=1,
             batch_size=batch_size,
-            augment=False,
+            views=1,
             cache_features=cache_features,
             dtype=dtype,
             flip=False,

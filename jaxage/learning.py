@@ -28,11 +28,16 @@ def choose_learning(
 
     `seen` is how many images the run will look at, epochs and tests together. What is chosen, and why, is said.
     """
-    source = from_images(prefix.model, prefix.channels, start=prefix.start, use_augment=config.augment)
-    everything = np.arange(len(prefix.feed.items))
-    images = Learning(
-        prefix.feed, prefix.train_rows[:, None].astype(np.int32), images_at(everything, prefix.flip), source
+    source = from_images(
+        prefix.model,
+        prefix.channels,
+        start=prefix.start,
+        use_augment=config.augment,
+        views=prefix.views,
+        seed=prefix.seed,
     )
+    slots = np.repeat(prefix.train_rows[:, None], prefix.views, axis=1).astype(np.int32)
+    images = Learning(prefix.feed, slots, images_at(np.arange(len(prefix.feed.items)), prefix.flip), source)
     if config.cache_features == "off" or prefix.start == prefix.model.spec.units[0]:
         return images
     path = cache / "features" / f"{feature_key(prefix, data_sha256)}.npy"
@@ -42,8 +47,6 @@ def choose_learning(
     say(f"frozen layers, before {prefix.start}: {_PLACES[place]}, {why}")
     if place == "off":
         return images
-    if config.augment:
-        say(f"  {prefix.views} views of each training image are stored; crops of each epoch's own and colour are lost")
     started = time.perf_counter()
     if place == "disk":
         budget = config.memory_budget
@@ -67,8 +70,8 @@ _PLACES = {
 def _place(config: TrainConfig, prefix: Prefix, seen: int, folder: Path, found: bool) -> Placement:
     if config.cache_features != "auto":
         return Placement(config.cache_features, "as asked")
-    if config.augment and prefix.start != prefix.model.spec.head:
-        return Placement("off", "as more than a head learns from images augmented anew")
+    if config.augment:
+        return Placement("off", "as every step augments its images anew")
     if found:
         return Placement("disk", "found there")
     if config.solver == "ridge":

@@ -80,7 +80,7 @@ def recipe(protocol: Protocol, model: ModelSpec, epochs: int) -> dict[str, Any]:
         return {
             "epochs": epochs,
             "loss": "mse",
-            "augment": False,
+            "views": 1,
             "cache_features": "off",
             "ema": 0.0,
             "weight_decay": 0.0,

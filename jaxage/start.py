@@ -14,8 +14,9 @@ from jaxage.models.registry import create_model
 from jaxage.phases import parse_unfreeze
 from jaxage.pretrained.load import RANDOM, find_weights, merge
 from jaxage.pretrained.sources import WeightsUnavailableError
+from jaxage.recipes import HEADS
 from jaxage.trees import is_within
-from jaxage.types import Dtype, UserError, Variables
+from jaxage.types import Dtype, LossName, UserError, Variables
 
 Say = Callable[[str], None]
 
@@ -39,13 +40,26 @@ def check_settings(config: TrainConfig) -> tuple[Group, ...]:
             f"--cache-features {config.cache_features} keeps what the layers below the lowest that learns give, and "
             f"here there are none: use --cache-features auto, a smaller --trainable, or --frozen-bn eval"
         )
-    closed = start == head and config.cache_features != "off" and config.loss != "dldl" and not config.balance
+    if config.augment and config.cache_features in ("device", "host", "disk"):
+        raise UserError(
+            f"--augment draws images anew at every step, and --cache-features {config.cache_features} keeps what the "
+            "frozen layers give for fixed ones: leave one out (--views 4 keeps two random crops of each image)"
+        )
+    closed = start == head and config.cache_features != "off" and choose_loss(config) != "dldl" and not config.balance
     if config.solver == "ridge" and not closed:
         raise UserError(
             f"--solver ridge fits a head of one output to features: it needs --trainable {head}, --loss mse (or l1, "
             "huber: it minimises the square), --frozen-bn eval, kept features, and no --balance"
         )
     return groups
+
+
+def choose_loss(config: TrainConfig) -> LossName:
+    """The loss that is asked for, or the one that `TrainConfig.loss` says validated best for what learns."""
+    if config.loss != "auto":
+        return config.loss
+    head_only = config.trainable.partition(":")[0] == HEADS[config.arch]
+    return "huber" if config.arch == "resnet18" and not head_only else "dldl"
 
 
 def make_contract(config: TrainConfig, dataset: Dataset) -> Contract:
@@ -57,7 +71,7 @@ def make_contract(config: TrainConfig, dataset: Dataset) -> Contract:
     dtype: Dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
     if config.dtype != "auto":
         dtype = config.dtype
-    return Contract(config.arch, config.loss, dataset.images.shape[1], mean, std, config.flip, dtype)
+    return Contract(config.arch, choose_loss(config), dataset.images.shape[1], mean, std, config.flip, dtype)
 
 
 def first_variables(config: TrainConfig, contract: Contract, say: Say) -> tuple[Variables, dict[str, str | None]]:

@@ -54,7 +54,8 @@ def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: 
     dataset = load_data(config, cache_folder(), say)
     contract = make_contract(config, dataset)
     variables, weights = first_variables(config, contract, say)
-    config = replace(config, weights=config.weights if weights["sha256"] else RANDOM, dtype=contract.dtype)
+    started_from = config.weights if weights["sha256"] else RANDOM
+    config = replace(config, weights=started_from, loss=contract.loss, dtype=contract.dtype)
     create_run(config, folder, {"command": "train", "data": dataset.sha256, "weights": weights})
     write_failures(folder / "failures.csv", dataset.failures)
     job, state, facts = assemble(config, folder, dataset, contract, variables, groups, started, say)
