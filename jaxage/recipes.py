@@ -57,12 +57,13 @@ def parse_model(text: str) -> ModelSpec:
 
 DESCRIPTIONS: dict[Protocol, str] = {
     "report": (
-        "The 2024 report's: plain regression (mean squared error) without augmentation, averaging or decay, frozen "
+        "The 2024 report's: plain regression (mean squared error) without mirrors, averaging or decay, frozen "
         "BatchNorm as in plain PyTorch, one recipe for all models, a random split where the data do not give one."
     ),
     "best": (
-        "Ours: label distributions, augmentation, averaged weights, frozen BatchNorm kept as it was, heads that learn "
-        "from kept features for ten times as long, and no person on two sides where people are known."
+        "Ours, the defaults of jaxage train: Huber's loss where stages of ResNet18 learn and label distributions "
+        "elsewhere, mirrors to learn from and to predict by, averaged weights, frozen BatchNorm kept as it was; and "
+        "heads that learn from kept features for ten times as long, and no person on two sides where people are known."
     ),
 }
 

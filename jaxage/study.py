@@ -79,10 +79,10 @@ def study(config: StudyConfig, say: Say = print) -> dict[str, Any]:
     plan = plan_runs(config)
     lasting = _lasting(config)
     _require_same(config.out, lasting)
+    for run in plan:
+        _check(config, run)
     data = {protocol: _load(config, protocol) for protocol in protocols(config)}
     settings = {run: train_config(config, run, _choice(data[run.protocol])) for run in plan}
-    for each in settings.values():
-        check_settings(each)
     _find_all_weights(settings.values())
     config.out.mkdir(parents=True, exist_ok=True)
     write_json(config.out / _SETTINGS, lasting)
@@ -184,6 +184,13 @@ def train_config(config: StudyConfig, run: PlannedRun, split: SplitChoice) -> Tr
     )
 
 
+def _check(config: StudyConfig, run: PlannedRun) -> None:
+    try:
+        check_settings(train_config(config, run, "given"))
+    except UserError as error:
+        raise UserError(f"{run.model.name}: {error}") from error
+
+
 def _weights(config: StudyConfig) -> dict[str, str]:
     pairs = dict(text.partition("=")[::2] for text in config.weights)
     unknown = set(pairs) - set(HEADS)
@@ -223,7 +230,7 @@ def _funnel(config: StudyConfig) -> list[dict[str, Any]]:
 
 
 def _lasting(config: StudyConfig) -> dict[str, Any]:
-    """What must be the same for all runs in a folder."""
+    """What must be the same for all runs in a folder; weights of a further network may be added."""
     return {
         "data": str(config.data),
         "image_size": config.image_size,
@@ -237,8 +244,9 @@ def _require_same(folder: Path, lasting: dict[str, Any]) -> None:
     if not (folder / _SETTINGS).exists():
         return
     found = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+    added = {"weights": lasting["weights"] | found.get("weights", {})}
     for name, value in lasting.items():
-        if found.get(name) != value:
+        if found.get(name) != value and added.get(name) != value:
             raise RunError(
                 f"{folder} holds a study with --{name.replace('_', '-')} {found.get(name)}, not {value}: go on with "
                 "the same settings, or choose another --out"

@@ -129,5 +129,5 @@ def test_settings_that_are_none_are_named(text: str, tmp_path: Path) -> None:
 def test_what_is_unusual_is_written_as_on_the_command_line() -> None:
     assert unusual(TrainConfig()) == ""
     assert unusual(TrainConfig(epochs=3, frozen_bn="train", seed=0)) == "--epochs 3 --frozen-bn train"
-    config = TrainConfig(augment=False, flip=False, unfreeze="fc@0", split_seed=3, balance=0.5, data=Path("a.csv"))
+    config = TrainConfig(augment=True, flip=False, unfreeze="fc@0", split_seed=3, balance=0.5, data=Path("a.csv"))
     assert tyro.cli(TrainConfig, args=unusual(config).split()) == config

@@ -87,6 +87,16 @@ def test_only_what_is_missing_is_done(done: tuple[Path, list[str]], faces: Path,
 def test_another_study_does_not_go_on_in_a_folder(done: tuple[Path, list[str]], faces: Path) -> None:
     with pytest.raises(RunError, match=r"holds a study with --image-size 32, not 48"):
         study(small(faces, done[0], image_size=48), lambda _: None)
+    with pytest.raises(RunError, match=r"holds a study with --weights .*random.*, not \{\}"):
+        study(small(faces, done[0], weights=()), lambda _: None)
+
+
+def test_weights_of_a_further_network_can_be_added(done: tuple[Path, list[str]], faces: Path, tmp_path: Path) -> None:
+    out, weights = tmp_path / "study", ("resnet18=random", "mobilenet_v2=random")
+    shutil.copytree(done[0], out)
+    study(small(faces, out, weights=weights), lambda _: None)
+    with pytest.raises(RunError, match=r"holds a study with --weights"):
+        study(small(faces, out), lambda _: None)
 
 
 def test_a_run_that_diverges_is_left_out(
@@ -135,6 +145,14 @@ def test_a_mistake_leaves_no_trace_and_is_found_before_the_first_run(faces: Path
         with pytest.raises(UserError):
             study(small(faces, out, **{name: value}), lambda _: None)
         assert not out.exists()
+
+
+def test_a_wrong_layer_is_named_with_its_model_before_faces_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("jaxage.study"), "load_data", lambda *_: pytest.fail("drawn"))
+    with pytest.raises(UserError, match=r"^resnet18:fc,layr4: .*layr4"):
+        study(StudyConfig(out=tmp_path / "study", models=("resnet18:fc,layr4",)), lambda _: None)
 
 
 def test_runs_of_data_that_changed_since_are_not_mixed(
