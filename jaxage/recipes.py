@@ -62,9 +62,9 @@ DESCRIPTIONS: dict[Protocol, str] = {
     ),
     "best": (
         "Ours, the defaults of jaxage train: Huber's loss where stages of ResNet18 learn and label distributions "
-        "elsewhere, mirrors to learn from and to predict by, averaged weights, frozen BatchNorm kept as it was; and "
-        "layer1 at a tenth of the rate, heads that learn from kept features for ten times as long, and no person on two "
-        "sides where people are known."
+        "elsewhere, mirrors to learn from and to predict by, averaged weights, frozen BatchNorm kept as it was. "
+        "Besides, layer1 learns at a tenth of the rate, heads learn from kept features for ten times as long, and no "
+        "person is on two sides where people are known."
     ),
 }
 

@@ -37,7 +37,7 @@ class StudyConfig:
     """The folder for the page, its tables and all runs. If it holds this study, what is missing is done."""
 
     protocol: Literal["report", "best", "both"] = "both"
-    """"report" trains as the 2024 report did, "best" with the defaults of train, heads for longer; "both" does both."""
+    """"report" trains as the 2024 report did, "best" as jaxage found best; "both" does both."""
 
     models: tuple[str, ...] = tuple(spec.name for spec in SEVEN)
     """Networks and what learns, such as "resnet18:fc,layer4"; neighbours of one network are compared."""
