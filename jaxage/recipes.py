@@ -63,15 +63,13 @@ DESCRIPTIONS: dict[Protocol, str] = {
     "best": (
         "Ours, the defaults of jaxage train: Huber's loss where stages of ResNet18 learn and label distributions "
         "elsewhere, mirrors to learn from and to predict by, averaged weights, frozen BatchNorm kept as it was. "
-        "Besides, layer1 learns at a tenth of the rate, heads learn from kept features for ten times as long, and no "
-        "person is on two sides where people are known."
+        "Besides, heads learn from kept features for ten times as long, and no person is on two sides where people are "
+        "known."
     ),
 }
 
 
 _HEAD_EPOCHS = 10
-_RATES = {"layer1": 0.1}
-"""Of what learns less than the rest, as multipliers."""
 
 
 def recipe(protocol: Protocol, model: ModelSpec, epochs: int) -> dict[str, Any]:
@@ -93,5 +91,4 @@ def recipe(protocol: Protocol, model: ModelSpec, epochs: int) -> dict[str, Any]:
         }
     if model.head_only:
         return {"epochs": _HEAD_EPOCHS * epochs, "learning_rate": 2e-3, "cache_features": "disk"}
-    layers = [f"{name}:{_RATES[name]}" if name in _RATES else name for name in model.trainable.split(",")]
-    return {"epochs": epochs, "trainable": ",".join(layers)}
+    return {"epochs": epochs}

@@ -165,11 +165,12 @@ def plan_runs(config: StudyConfig) -> list[PlannedRun]:
 
 def train_config(config: StudyConfig, run: PlannedRun, split: SplitChoice) -> TrainConfig:
     """The settings of one run."""
-    fields = {"trainable": run.model.trainable} | recipe(run.protocol, run.model, config.epochs) | {"split": split}
+    fields = recipe(run.protocol, run.model, config.epochs) | {"split": split}
     if run.model.arch in (weights := _weights(config)):
         fields["weights"] = weights[run.model.arch]
     return TrainConfig(
         arch=run.model.arch,
+        trainable=run.model.trainable,
         data=config.data,
         image_size=config.image_size,
         batch_size=config.batch_size,

@@ -39,12 +39,6 @@ def test_the_reports_recipe_is_one_for_all() -> None:
     assert recipe("report", SEVEN[0], 2)["frozen_bn"] == "train"
 
 
-def test_layer1_learns_at_a_tenth_of_the_rate_in_ours_alone() -> None:
-    assert recipe("best", SEVEN[6], 2)["trainable"] == "fc,layer4,layer3,layer2,layer1:0.1"
-    assert recipe("best", SEVEN[5], 2)["trainable"] == SEVEN[5].trainable
-    assert "trainable" not in recipe("report", SEVEN[6], 2)
-
-
 def test_models_are_parsed() -> None:
     assert parse_model("resnet18:fc,layer4") is SEVEN[3]
     assert parse_model("resnet18:all") == ModelSpec("resnet18", "all", None)
