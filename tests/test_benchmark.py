@@ -40,6 +40,7 @@ def test_rates_of_a_frozen_and_of_a_free_network(tmp_path: Path, monkeypatch: py
 
 
 def test_whole_processes_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_every_program_compiled", nullcontext)
     quick(monkeypatch)
     config = small(tmp_path, configurations=("resnet18:fc",), rounds=1, launch_epochs=1, launch_images=20)
     (launch,) = benchmark(config, lambda _: None)["launches"]

@@ -66,7 +66,8 @@ def test_cached_and_uncached_agree(arch: Arch, trainable: str, start: str, tmp_p
     moved = np.abs(results[0] - predict_rows(predict, replicate(variables, mesh), learning.feed, learning.looks, 16))
     assert moved.max() > 1
     tested = np.setdiff1d(np.arange(40), rows)
-    np.testing.assert_allclose(results[1][tested], results[0][tested], rtol=1e-5, atol=1e-4)
+    # Adam's first steps are as long for a gradient that is all rounding: 0.006 years on a CPU without AVX-512
+    np.testing.assert_allclose(results[1][tested], results[0][tested], rtol=1e-3, atol=0.02)
 
 
 def choose(tmp_path: Path, **settings: Any) -> tuple[Learning, str]:
@@ -99,7 +100,7 @@ def test_the_place_is_as_asked(tmp_path: Path, place: Any, resident: bool) -> No
     assert learning.place == place
     assert learning.slots.shape[1] == 2
     assert any((tmp_path / "features").iterdir()) is (place == "disk")
-    np.testing.assert_array_equal(np.asarray(learning.feed.ages), AGES)
+    np.testing.assert_array_equal(np.asarray(learning.feed.ages), [*AGES, *AGES[TRAIN]])
 
 
 def test_images_augmented_anew_are_not_kept(tmp_path: Path) -> None:
