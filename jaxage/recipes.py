@@ -29,7 +29,7 @@ class ModelSpec:
     @property
     def head_only(self) -> bool:
         """Whether the new head alone learns."""
-        return self.trainable == HEADS[self.arch]
+        return self.trainable.partition(":")[0] == HEADS[self.arch]
 
 
 HEADS: dict[Arch, str] = {"mobilenet_v2": "classifier", "resnet18": "fc"}

@@ -14,7 +14,7 @@ from jaxage.models.registry import create_model
 from jaxage.phases import parse_unfreeze
 from jaxage.pretrained.load import RANDOM, find_weights, merge
 from jaxage.pretrained.sources import WeightsUnavailableError
-from jaxage.recipes import HEADS
+from jaxage.recipes import ModelSpec
 from jaxage.trees import is_within
 from jaxage.types import Dtype, LossName, UserError, Variables
 
@@ -58,8 +58,8 @@ def choose_loss(config: TrainConfig) -> LossName:
     """The loss that is asked for, or the one that `TrainConfig.loss` says validated best for what learns."""
     if config.loss != "auto":
         return config.loss
-    head_only = config.trainable.partition(":")[0] == HEADS[config.arch]
-    return "huber" if config.arch == "resnet18" and not head_only else "dldl"
+    stages = config.arch == "resnet18" and not ModelSpec(config.arch, config.trainable).head_only
+    return "huber" if stages else "dldl"
 
 
 def make_contract(config: TrainConfig, dataset: Dataset) -> Contract:

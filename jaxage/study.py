@@ -244,9 +244,9 @@ def _require_same(folder: Path, lasting: dict[str, Any]) -> None:
     if not (folder / _SETTINGS).exists():
         return
     found = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
-    added = {"weights": lasting["weights"] | found.get("weights", {})}
+    found["weights"] = lasting["weights"] | found["weights"]
     for name, value in lasting.items():
-        if found.get(name) != value and added.get(name) != value:
+        if found.get(name) != value:
             raise RunError(
                 f"{folder} holds a study with --{name.replace('_', '-')} {found.get(name)}, not {value}: go on with "
                 "the same settings, or choose another --out"

@@ -78,6 +78,9 @@ def spent(model: Model, config: TrainConfig, variables: Variables, groups: tuple
         ("mobilenet_v2", "classifier"),
         ("mobilenet_v2", "all"),
         ("resnet18", "fc"),
+        ("resnet18", "fc,layer4"),
+        ("resnet18", "fc,layer4,layer3"),
+        ("resnet18", "fc,layer4,layer3,layer2"),
         ("resnet18", "fc,layer4,layer3,layer2,layer1"),
     ],
 )

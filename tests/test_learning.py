@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from jaxage.config import TrainConfig
@@ -17,7 +18,6 @@ from jaxage.learning import choose_learning
 from jaxage.losses import make_objective
 from jaxage.mesh import make_mesh, replicate
 from jaxage.models.registry import create_model
-from jaxage.optim import make_optimizer
 from jaxage.order import epoch_order
 from jaxage.pretrained.load import merge
 from jaxage.state import init_state
@@ -52,8 +52,7 @@ def test_cached_and_uncached_agree(arch: Arch, trainable: str, start: str, tmp_p
     for place in ("off", "host"):
         learning = choose_learning(TrainConfig(cache_features=place), p, 0, "data", tmp_path, lambda _: None)
         assert learning.place == place
-        config = TrainConfig(trainable=trainable, warmup=0.0)
-        optimizer = make_optimizer(config, groups, labels, total_steps=10)
+        optimizer = optax.sgd(0.01)  # Adam's first steps are as long for a gradient that is all rounding
         step = make_train_step(
             model, objective, optimizer, labels, live, learning.source, average_decay=0.9, seed=0, mesh=mesh
         )
@@ -66,8 +65,7 @@ def test_cached_and_uncached_agree(arch: Arch, trainable: str, start: str, tmp_p
     moved = np.abs(results[0] - predict_rows(predict, replicate(variables, mesh), learning.feed, learning.looks, 16))
     assert moved.max() > 1
     tested = np.setdiff1d(np.arange(40), rows)
-    # Adam's first steps are as long for a gradient that is all rounding: 0.006 years on a CPU without AVX-512
-    np.testing.assert_allclose(results[1][tested], results[0][tested], rtol=1e-3, atol=0.02)
+    np.testing.assert_allclose(results[1][tested], results[0][tested], rtol=1e-5, atol=1e-4)
 
 
 def choose(tmp_path: Path, **settings: Any) -> tuple[Learning, str]:
