@@ -1,24 +1,24 @@
 """Fine-tune ImageNet networks to predict a person's age from a face, in pure-functional JAX."""
 
+from jaxage.commands.evaluate import evaluate
+from jaxage.commands.explain import age_map, explain
+from jaxage.commands.predict import predict
+from jaxage.commands.study.run import StudyConfig, study
+from jaxage.commands.train import train
 from jaxage.config import TrainConfig
-from jaxage.data.store import Dataset, load_dataset
-from jaxage.data.synthetic import synthetic_faces
-from jaxage.evaluate import evaluate
-from jaxage.explain import age_map, explain
-from jaxage.export import Contract, load_model
-from jaxage.freeze import label_tree, live_batch_norms, parse_trainable
+from jaxage.data.dataset import Dataset, load_dataset
+from jaxage.data.synthetic.faces import synthetic_faces
 from jaxage.losses import make_objective
 from jaxage.metrics import cumulative_score, mae, plcc, rmse, srocc, summary
 from jaxage.models.registry import Model, create_model
-from jaxage.optim import make_optimizer
-from jaxage.phases import labels_in, make_phases, parse_unfreeze
-from jaxage.predict import predict
 from jaxage.pretrained.convert import to_flax, to_torch
 from jaxage.pretrained.load import load_pretrained
-from jaxage.sources import from_features, from_images
-from jaxage.steps import make_predict_step, make_train_step
-from jaxage.study import StudyConfig, study
-from jaxage.train import train
+from jaxage.training.export import Contract, load_model
+from jaxage.training.freeze import label_tree, live_batch_norms, parse_trainable
+from jaxage.training.inputs import from_features, from_images
+from jaxage.training.optimizer import make_optimizer
+from jaxage.training.step import make_predict_step, make_train_step
+from jaxage.training.unfreeze import labels_in, make_phases, parse_unfreeze
 from jaxage.types import UserError
 
 __all__ = [

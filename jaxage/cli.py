@@ -12,29 +12,29 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxage.benchmark import BenchmarkConfig
-from jaxage.benchmark import benchmark as run_benchmark
+from jaxage.commands.benchmark.run import BenchmarkConfig
+from jaxage.commands.benchmark.run import benchmark as run_benchmark
+from jaxage.commands.convert import convert as convert_weights
+from jaxage.commands.evaluate import evaluate as score
+from jaxage.commands.explain import explain as explain_images
+from jaxage.commands.lr_find import lr_find as find_learning_rate
+from jaxage.commands.predict import predict as predict_ages
+from jaxage.commands.study.run import StudyConfig
+from jaxage.commands.study.run import study as run_study
+from jaxage.commands.train import train as run_training
 from jaxage.config import TrainConfig
-from jaxage.convert import convert as convert_weights
-from jaxage.data.funnel import Criteria
-from jaxage.data.imdb import Collection
-from jaxage.data.options import Options
-from jaxage.data.synthetic import write_synthetic
-from jaxage.evaluate import evaluate as score
-from jaxage.explain import explain as explain_images
-from jaxage.fit import Diverged, Stopped
-from jaxage.load import DEMO_FACES, DEMO_SIZE, image_size
-from jaxage.lr_find import lr_find as find_learning_rate
-from jaxage.predict import predict as predict_ages
-from jaxage.prepare import prepare_crops, prepare_csv
-from jaxage.pretrained.sources import WeightsUnavailableError
-from jaxage.report.writers import scores_table
-from jaxage.run import find_run
-from jaxage.runtime import prepare_jax, restart_with_huge_pages
-from jaxage.study import StudyConfig
-from jaxage.study import study as run_study
-from jaxage.train import train as run_training
+from jaxage.data.importers.filters import Criteria
+from jaxage.data.importers.imdb_wiki import Collection
+from jaxage.data.load import DEMO_FACES, DEMO_SIZE, image_size
+from jaxage.data.prepare.options import Options
+from jaxage.data.prepare.pipeline import prepare_crops, prepare_csv
+from jaxage.data.synthetic.faces import write_synthetic
+from jaxage.pretrained.download import WeightsUnavailableError
+from jaxage.report.tables import scores_table
+from jaxage.training.loop import Diverged, Stopped
+from jaxage.training.run_folder import find_run
 from jaxage.types import Arch, Split, UserError
+from jaxage.utils.runtime import prepare_jax, restart_with_huge_pages
 
 _Run = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
 _File = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxage.data.csv import read_csv
-from jaxage.data.source import Read, image_root, open_source
-from jaxage.data.tree import Photo, write_tree
+from jaxage.data.files import Read, image_root, open_source
+from jaxage.data.importers.csv_file import read_csv
+from jaxage.data.synthetic.imdb_layout import Photo, write_tree
 
 TRAPS = {"face": 41, "single face": 30, "face score": 19, "age": 10}
 """Records that each criterion drops."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from jaxage.data.synthetic import synthetic_faces
+from jaxage.data.synthetic.faces import synthetic_faces
 
 
 def write_faces(folder: Path, n: int = 60, size: int = 48) -> Path:

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxage.commands.study.recipes import ModelSpec, Protocol
+from jaxage.commands.study.summary import Outcome
+from jaxage.data.dataset import Dataset
 from jaxage.data.records import Records, make_records
-from jaxage.data.store import Dataset
 from jaxage.metrics import METRICS
-from jaxage.outcomes import Outcome
-from jaxage.recipes import ModelSpec, Protocol
 
 
 def table(n: int = 400) -> Records:

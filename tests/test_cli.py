@@ -55,7 +55,7 @@ def test_a_mistake_gets_one_clear_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("jaxage.load.DEMO_FACES", 30)
+    monkeypatch.setattr("jaxage.data.load.DEMO_FACES", 30)
     with pytest.raises(SystemExit) as stop:
         main(["train", "--out", str(tmp_path / "run"), "--image-size", "32", *arguments])
     assert stop.value.code not in (0, None)

@@ -8,17 +8,17 @@ import pytest
 from jaxtyping import Array
 
 from jaxage.config import TrainConfig
-from jaxage.freeze import Group, first_moving, label_tree, live_batch_norms, parse_trainable
+from jaxage.data.sampler import Order
 from jaxage.losses import make_objective
-from jaxage.mesh import make_mesh
 from jaxage.models.registry import Model, create_model
-from jaxage.optim import make_optimizer
-from jaxage.order import Order
-from jaxage.sources import from_images
-from jaxage.state import init_state
-from jaxage.steps import make_train_step
-from jaxage.trees import flatten, unflatten
+from jaxage.training.freeze import Group, first_moving, label_tree, live_batch_norms, parse_trainable
+from jaxage.training.inputs import from_images
+from jaxage.training.optimizer import make_optimizer
+from jaxage.training.state import init_state
+from jaxage.training.step import make_train_step
 from jaxage.types import Arch, Params, Variables
+from jaxage.utils.sharding import make_mesh
+from jaxage.utils.trees import flatten, unflatten
 
 CHANNELS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 BATCH, SIZE = 32, 64

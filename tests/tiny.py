@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxage.models.layers import BatchNorm, Conv, Linear
-from jaxage.models.pooling import pool
+from jaxage.models.ops.pool import pool
 from jaxage.models.registry import Model, Output, Spec
 from jaxage.types import Variables
 

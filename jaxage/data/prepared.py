@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jaxage.data.builders import Faces, open_dataset
+from jaxage.data.files import Read
+from jaxage.data.prepare.tfds_format import Faces, open_dataset
 from jaxage.data.records import SPLITS, DataError, Records, make_records
-from jaxage.data.source import Read
 from jaxage.types import SplitRule
 
 TABLE, MANIFEST, QUARANTINE = "faces.csv", "manifest.json", "quarantine.csv"

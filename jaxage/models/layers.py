@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxage.models.convolutions import FeatureMap, conv_depthwise, conv_general, conv_matmul, out_size
-from jaxage.models.normalisation import normalise_by_batch, normalise_by_batch_on_cpu
-from jaxage.models.winograd import conv_winograd
+from jaxage.models.ops.batch_norm import normalise_by_batch, normalise_by_batch_on_cpu
+from jaxage.models.ops.conv import FeatureMap, conv_depthwise, conv_general, conv_matmul, out_size
+from jaxage.models.ops.winograd import conv_winograd
 from jaxage.types import UserError
 
 Initializer = Callable[..., Array]

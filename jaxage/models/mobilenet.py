@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxage.models.convolutions import FeatureMap
 from jaxage.models.layers import BatchNorm, Conv, Linear, Sequential, chosen
-from jaxage.models.pooling import pool
+from jaxage.models.ops.conv import FeatureMap
+from jaxage.models.ops.pool import pool
 
 STAGES = (*(f"features.{i}" for i in range(19)), "avgpool", "classifier")
 UNITS = STAGES

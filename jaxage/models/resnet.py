@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxage.models.convolutions import FeatureMap
 from jaxage.models.layers import BatchNorm, Conv, Linear, Sequential, chosen
-from jaxage.models.pooling import max_pool, pool
+from jaxage.models.ops.conv import FeatureMap
+from jaxage.models.ops.pool import max_pool, pool
 
 STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "avgpool", "fc")
 UNITS = ("conv1", *(f"layer{i}.{j}" for i in (1, 2, 3, 4) for j in (0, 1)), "avgpool", "fc")

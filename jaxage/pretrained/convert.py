@@ -7,8 +7,8 @@ import numpy as np
 
 from jaxage.models.registry import create_model
 from jaxage.pretrained.keymap import Table, tables
-from jaxage.trees import flatten, is_within, unflatten
 from jaxage.types import Arch, UserError, Variables
+from jaxage.utils.trees import flatten, is_within, unflatten
 
 TorchState = dict[str, np.ndarray]
 

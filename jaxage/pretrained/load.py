@@ -9,11 +9,18 @@ from jaxtyping import Array
 
 from jaxage.models.registry import Model
 from jaxage.pretrained.convert import Conversion, to_flax
-from jaxage.pretrained.sources import fetch, read_manifest, weights_folder
-from jaxage.pretrained.store import FORMAT, read_metadata, read_safetensors, read_variables, sha256_of, write_variables
+from jaxage.pretrained.download import fetch, read_manifest, weights_folder
+from jaxage.pretrained.safetensors_io import (
+    FORMAT,
+    read_metadata,
+    read_safetensors,
+    read_variables,
+    sha256_of,
+    write_variables,
+)
 from jaxage.pretrained.torch_file import read_torch_file
-from jaxage.trees import flatten, is_within, unflatten
 from jaxage.types import Arch, UserError, Variables
+from jaxage.utils.trees import flatten, is_within, unflatten
 
 RANDOM = "random"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxage.data.tree import write_mat as write_struct
+from jaxage.data.synthetic.imdb_layout import write_mat as write_struct
 
 FIELDS: dict[str, list[Any]] = {
     "dob": [693726, 727563, 711858, 726681, -5],

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxage.pretrained.convert import to_flax
-from jaxage.trees import flatten
+from jaxage.utils.trees import flatten
 from tests.goldens.recipe import SIZES, images, sample, targets
 from tests.parity.reference import build, run, taps
 

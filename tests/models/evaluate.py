@@ -21,8 +21,8 @@ from jaxage.models import convolutions, layers, pooling
 from jaxage.models.mobilenet import MobileNetV2
 from jaxage.models.registry import create_model
 from jaxage.models.resnet import ResNet18
-from jaxage.trees import flatten
 from jaxage.types import Arch, Params, Variables
+from jaxage.utils.trees import flatten
 from tests.goldens.recipe import OUTPUTS
 
 

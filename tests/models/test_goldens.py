@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxage.pretrained.convert import to_flax, to_torch
-from jaxage.trees import flatten
 from jaxage.types import Arch, Variables
+from jaxage.utils.trees import flatten
 from tests.goldens.recipe import SIZES, images, random_state, sample, targets
 from tests.models.evaluate import forward, gradient, shapes
 

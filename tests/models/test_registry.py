@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxage.models.registry import create_model
-from jaxage.trees import count, flatten
 from jaxage.types import Arch
+from jaxage.utils.trees import count, flatten
 
 ARCHS = get_args(Arch)
 PUBLISHED_COUNTS = {"resnet18": 11_689_512, "mobilenet_v2": 3_504_872}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxage.pretrained.convert import Conversion, to_flax, to_torch
-from jaxage.trees import flatten
+from jaxage.utils.trees import flatten
 from tests.goldens.recipe import images, targets
 from tests.models.evaluate import Forward, forward, gradient
 from tests.parity.reference import Reference, build, run, state_of, taps

@@ -5,8 +5,8 @@ import pytest
 
 from jaxage.pretrained.convert import ConversionError, to_flax, to_torch
 from jaxage.pretrained.keymap import tables
-from jaxage.trees import flatten
 from jaxage.types import Arch
+from jaxage.utils.trees import flatten
 from tests.pretrained.state import torch_state
 
 ARCHS = get_args(Arch)

@@ -11,9 +11,9 @@ from safetensors.numpy import save_file
 from jaxage.models.registry import create_model
 from jaxage.pretrained import load, sources
 from jaxage.pretrained.convert import ConversionError, to_flax
+from jaxage.pretrained.download import WeightsUnavailableError
 from jaxage.pretrained.load import WeightsError, find_weights, load_pretrained, merge
-from jaxage.pretrained.sources import WeightsUnavailableError
-from jaxage.trees import flatten
+from jaxage.utils.trees import flatten
 from tests.pretrained.state import torch_state
 from tests.pretrained.test_torch_file import tensor, zipped
 

@@ -1,0 +1,155 @@
+"""Faces listed in a CSV file, every line checked before anything else is done."""
+
+import csv
+import io
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from jaxage.data.files import path_fault
+from jaxage.data.records import DataError, Records, listed, make_records
+
+_COLUMNS = "path,age[,identity][,split][,gender]"
+_GENDERS = {"female": "female", "f": "female", "male": "male", "m": "male"}
+_SPLIT_NAMES = {
+    "": "",
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+
+
+def read_csv(path: Path) -> Records:
+    """Read UTF-8 CSV with columns `path`, `age`, optionally `identity` (or `group`), `split` and `gender`.
+
+    Others are ignored. Column names are matched without regard to case. `path` is relative to the images' root,
+    separated by /, and comes back without `./` and doubled slashes. `age` lies in 0-100. `split` is train, validation
+    (val, valid, dev) or test, given for all rows or for none. `gender` is female or male (f, m); all else is unknown.
+    Blank lines, a byte order mark and any line ending are fine.
+
+    Raises one DataError that lists every fault with its line number.
+    """
+    numbered = _lines(path)
+    _, header = next(numbered, (0, None))
+    if header is None:
+        raise DataError(f"{path} is empty: its first line must name the columns {_COLUMNS}")
+    names = [name.strip().lower() for name in header]
+    _check_header(path, names)
+    parsers: dict[str, Callable[[str], Any]] = {"path": _path, "age": _age}
+    identity = next((name for name in ("identity", "group") if name in names), None)
+    parsers |= {identity: str.strip} if identity else {}
+    parsers |= {"split": _split} if "split" in names else {}
+    parsers |= {"gender": _gender} if "gender" in names else {}
+    columns: dict[str, list[Any]] = {name: [] for name in parsers}
+    lines, faults = [], []
+    for line, cells in numbered:
+        if len(cells) != len(names):
+            faults.append(f"line {line}: {len(cells)} fields, but the header has {len(names)}")
+            continue
+        lines.append(line)
+        row = dict(zip(names, cells, strict=True))
+        for name, parse in parsers.items():
+            try:
+                columns[name].append(parse(row[name]))
+            except ValueError as error:
+                columns[name].append(None)
+                faults.append(f"line {line}: {name} {row[name]!r} {error}")
+    faults += _repeated(lines, columns["path"])
+    split = columns.get("split", [])
+    faults += _half_split(lines, split)
+    if faults:
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise DataError(f"{path}: {count}; correct the file and start again\n{listed(faults)}")
+    if not lines:
+        raise DataError(f"{path} has a header but no rows: add a line for each image")
+    who = columns[identity] if identity else None
+    return make_records(columns["path"], columns["age"], who, columns.get("split"), columns.get("gender"))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Cells of each record that is not blank, with the number of its first line."""
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}: line {line} is not UTF-8 text: save the file as UTF-8") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path}: the record that starts on line {line} is not CSV ({error})") from error
+
+
+def _check_header(path: Path, names: list[str]) -> None:
+    missing = [name for name in ("path", "age") if name not in names]
+    if missing:
+        raise DataError(
+            f"{path}: no column {' and no column '.join(missing)} among {', '.join(names)}: the first line must "
+            f"name the columns {_COLUMNS}, separated by commas"
+        )
+    twice = sorted({name for name in ("path", "age", "identity", "group", "split", "gender") if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{path}: the header has {', '.join(twice)} more than once: rename or remove one of them")
+
+
+def _path(text: str) -> str:
+    if fault := path_fault(text):
+        raise ValueError(fault)
+    return str(PurePosixPath(text))
+
+
+def _age(text: str) -> float:
+    try:
+        age = float(text)
+    except ValueError:
+        raise ValueError("is not a number") from None
+    if math.isnan(age):
+        raise ValueError("is not a number")
+    if not 0 <= age <= 100:
+        raise ValueError("lies outside 0-100")
+    return age
+
+
+def _split(text: str) -> str:
+    try:
+        return _SPLIT_NAMES[text.strip().lower()]
+    except KeyError:
+        raise ValueError("is none of train, validation, test") from None
+
+
+def _gender(text: str) -> str:
+    return _GENDERS.get(text.strip().lower(), "")
+
+
+def _repeated(lines: list[int], paths: list[str | None]) -> list[str]:
+    places: dict[str, list[int]] = defaultdict(list)
+    for line, path in zip(lines, paths, strict=True):
+        if path is not None:
+            places[path].append(line)
+    return [
+        f"lines {', '.join(map(str, found))}: the same path {path!r}"
+        for path, found in places.items()
+        if len(found) > 1
+    ]
+
+
+def _half_split(lines: list[int], split: list[str | None]) -> list[str]:
+    blank = [line for line, name in zip(lines, split, strict=False) if name == ""]
+    if not blank or len(blank) == len(split):
+        return []
+    return [
+        f"split is given for {len(split) - len(blank)} rows and empty in {len(blank)}, the first of them line "
+        f"{blank[0]}: fill it in for all, or for none"
+    ]

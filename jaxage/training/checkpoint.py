@@ -1,0 +1,54 @@
+"""Checkpoints: the only file that knows Orbax. A step that was not committed whole is never read."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Sharding
+
+from jaxage.training.state import TrainState
+from jaxage.types import Variables
+
+
+class Checkpoint(NamedTuple):
+    """state: of training. best: the variables with the best validation so far. progress: JSON values."""
+
+    state: TrainState
+    best: Variables
+    progress: dict[str, Any]
+
+
+def open_checkpoints(directory: Path) -> ocp.CheckpointManager:
+    """The checkpoints in `directory`, created if need be; the newest two are kept."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+    return ocp.CheckpointManager(directory.resolve(), options=options)
+
+
+def save(manager: ocp.CheckpointManager, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint under its step, atomically: Orbax renames a finished folder into place."""
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave(checkpoint.state),
+        best=ocp.args.StandardSave(checkpoint.best),
+        progress=ocp.args.JsonSave(checkpoint.progress),
+    )
+    manager.save(int(checkpoint.state.step), args=items, force=True)
+    manager.wait_until_finished()
+
+
+def restore_latest(manager: ocp.CheckpointManager, like: TrainState, sharding: Sharding) -> Checkpoint | None:
+    """The newest committed checkpoint, laid out as `sharding`, or None; `like` gives structure, shapes and dtypes."""
+    step = manager.latest_step()
+    if step is None:
+        return None
+
+    def abstract(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+    items = ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract(like)),
+        best=ocp.args.StandardRestore(abstract(like.average)),
+        progress=ocp.args.JsonRestore(),
+    )
+    restored = manager.restore(step, args=items)
+    return Checkpoint(restored["state"], restored["best"], restored["progress"])

@@ -1,0 +1,53 @@
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from jaxage import benchmark as module
+from jaxage.commands.benchmark.run import BenchmarkConfig, benchmark
+from jaxage.types import UserError
+
+
+def small(tmp_path: Path, **changes: object) -> BenchmarkConfig:
+    settings = {"image_size": 32, "batch_size": 4, "images": 20, "rounds": 2, "out": tmp_path / "benchmark.json"}
+    return BenchmarkConfig(**(settings | changes))  # type: ignore[arg-type]
+
+
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_PAUSE", 0.0)
+    monkeypatch.setattr(module, "available", lambda: False)
+
+
+def test_rates_of_a_frozen_and_of_a_free_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_every_program_compiled", nullcontext)
+    quick(monkeypatch)
+    said: list[str] = []
+    config = small(tmp_path, configurations=("resnet18:fc", "resnet18:all"), profile=tmp_path / "epoch.png")
+    result = benchmark(config, said.append)
+    assert json.loads((tmp_path / "benchmark.json").read_text()) == json.loads(json.dumps(result))
+    head, whole = result["rows"]
+    for row in (head, whole):
+        assert all(row[name] > 0 for name in ("step", "predict", "epoch", "compile_s", "gflop", "share", "step_bytes"))
+        assert row["difference"] < 1e-3
+    assert head["cached_step"] > 0
+    assert head["cached_epoch"] > 0
+    assert not any(name.startswith(("cached", "torch")) for name in whole)
+    assert whole["gflop"] > 2 * head["gflop"]
+    assert sum("resnet18" in line for line in said) == 2
+    assert {path.name for path in tmp_path.glob("*.png")} == {"epoch-resnet18-fc.png", "epoch-resnet18-all.png"}
+
+
+def test_whole_processes_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_every_program_compiled", nullcontext)
+    quick(monkeypatch)
+    config = small(tmp_path, configurations=("resnet18:fc",), rounds=1, launch_epochs=1, launch_images=20)
+    (launch,) = benchmark(config, lambda _: None)["launches"]
+    assert launch["first_s"] > launch["second_s"] > 0
+
+
+@pytest.mark.parametrize("text", ["resnet50:fc", "resnet18"])
+def test_a_configuration_that_is_none_is_named(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"'{text}' is no model"):
+        benchmark(small(tmp_path, configurations=(text,)))

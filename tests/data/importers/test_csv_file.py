@@ -1,0 +1,172 @@
+import csv
+import io
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxage.data.importers.csv_file import read_csv
+from jaxage.data.records import DataError, Records
+
+
+def read(folder: Path, text: str | bytes) -> Records:
+    path = folder / "faces.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_csv(path)
+
+
+def fault_of(folder: Path, text: str | bytes) -> str:
+    with pytest.raises(DataError) as caught:
+        read(folder, text)
+    message = str(caught.value)
+    assert "faces.csv" in message
+    return message
+
+
+def test_all_columns(tmp_path: Path) -> None:
+    records = read(
+        tmp_path,
+        "gender,age,path,split,identity\nm,31.5,a/1.jpg,train,ann\nf,0,b 2.jpg,Val,ann\n,100,c.jpg,test,\n",
+    )
+    assert records.path.tolist() == ["a/1.jpg", "b 2.jpg", "c.jpg"]
+    assert records.age.tolist() == [31.5, 0, 100]
+    assert records.age.dtype == "float32"
+    assert records.identity.tolist() == ["ann", "ann", ""]
+    assert records.split.tolist() == ["train", "validation", "test"]
+
+
+def test_two_columns_are_enough(tmp_path: Path) -> None:
+    records = read(tmp_path, "path,age\na.jpg,1\nb.jpg,2\n")
+    assert records.identity.tolist() == ["", ""]
+    assert records.split.tolist() == ["", ""]
+
+
+def test_a_split_column_without_values_counts_as_none(tmp_path: Path) -> None:
+    assert read(tmp_path, "path,age,split\na.jpg,1,\nb.jpg,2, \n").split.tolist() == ["", ""]
+
+
+@pytest.mark.parametrize("name", ["validation", "val", "valid", "dev", " DEV "])
+def test_names_of_validation(tmp_path: Path, name: str) -> None:
+    records = read(tmp_path, f"path,age,split\na.jpg,1,train\nb.jpg,2,{name}\nc.jpg,2,test\n")
+    assert records.split[1] == "validation"
+
+
+@pytest.mark.parametrize(("columns", "identity"), [("group", "g"), ("identity", "g"), ("group,identity", "i")])
+def test_group_stands_in_for_identity(tmp_path: Path, columns: str, identity: str) -> None:
+    values = "g,i" if "," in columns else "g"
+    assert read(tmp_path, f"path,age,{columns}\na.jpg,1,{values}\n").identity.tolist() == [identity]
+
+
+def test_what_spreadsheets_write(tmp_path: Path) -> None:
+    text = b'\xef\xbb\xbfPath, Age \r\n\r\n"a, b.jpg",1\r\n   \r\nb.jpg, 2 \r\n,,\r\n\r\n'
+    records = read(tmp_path, text)
+    assert records.path.tolist() == ["a, b.jpg", "b.jpg"]
+    assert records.age.tolist() == [1, 2]
+    assert read(tmp_path, "path,age\ra.jpg,1\rb.jpg,2").path.tolist() == ["a.jpg", "b.jpg"]
+
+
+names = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\\:"), min_size=1).filter(
+    lambda name: name.strip(" .") and name.isprintable()
+)
+
+
+@given(st.lists(st.tuples(names, st.floats(0, 100, width=32)), min_size=1, unique_by=lambda row: row[0]))
+def test_what_is_written_comes_back(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, float]]) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows([("path", "age"), *((f"./x//{name}", age) for name, age in rows)])
+    records = read(tmp_path_factory.mktemp("csv"), text.getvalue())
+    assert records.path.tolist() == [f"x/{name}" for name, _ in rows]
+    assert records.age.tolist() == [age for _, age in rows]
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ("a.jpg,old", "line 3: age 'old' is not a number"),
+        ("a.jpg,", "line 3: age '' is not a number"),
+        ("a.jpg,nan", "line 3: age 'nan' is not a number"),
+        ("a.jpg,-1", "line 3: age '-1' lies outside 0-100"),
+        ("a.jpg,inf", "line 3: age 'inf' lies outside 0-100"),
+        ("a.jpg,100.5", "line 3: age '100.5' lies outside 0-100"),
+        ('a.jpg,"23,5"', "line 3: age '23,5' is not a number"),
+        (",5", "line 3: path '' is empty"),
+        ("/etc/a.jpg,5", "line 3: path '/etc/a.jpg' is absolute"),
+        ("C:/a.jpg,5", "line 3: path 'C:/a.jpg' is absolute"),
+        ("x/../../a.jpg,5", "leads upwards by .."),
+        ("x\\a.jpg,5", "holds a backslash"),
+        ("a\0.jpg,5", "holds a NUL character"),
+        ("fine.jpg,5", "lines 2, 3: the same path 'fine.jpg'"),
+        ("./fine.jpg,5", "lines 2, 3: the same path 'fine.jpg'"),
+        ("a,b.jpg,5", "line 3: 3 fields, but the header has 2"),
+        ("a.jpg", "line 3: 1 fields, but the header has 2"),
+    ],
+)
+def test_faults_of_a_row(tmp_path: Path, row: str, fault: str) -> None:
+    message = fault_of(tmp_path, f"path,age\nfine.jpg,5\n{row}\nalso.jpg,6\n")
+    assert fault in message
+    assert "1 fault;" in message
+
+
+def test_all_faults_at_once_ten_shown(tmp_path: Path) -> None:
+    rows = [f"{i}.jpg,{'x' if i % 2 else 7}" for i in range(30)]
+    message = fault_of(tmp_path, "\n".join(["path,age", *rows, "0.jpg,5"]))
+    assert "16 faults" in message
+    assert message.count("is not a number") == 10
+    assert "line 21:" in message
+    assert "line 23:" not in message
+    assert "and 6 more" in message
+
+
+def test_line_numbers_count_blank_lines_and_broken_cells(tmp_path: Path) -> None:
+    message = fault_of(tmp_path, 'path,age,note\n\na.jpg,1,"two\nlines"\n\nb.jpg,x,\n')
+    assert "line 6: age 'x'" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "is empty: its first line must name the columns"),
+        ("\n\n", "is empty"),
+        ("path,age\n", "has a header but no rows"),
+        ("file,age\na.jpg,1\n", "no column path among file, age"),
+        ("path;age\na.jpg;1\n", "no column path and no column age among path;age"),
+        ("path,age,path\na.jpg,1,b.jpg\n", "the header has path more than once"),
+        ("path,age\na\xe9.jpg,1\n".encode("latin-1"), "line 2 is not UTF-8"),
+        ("path,age\n".encode("utf-16"), "line 1 is not UTF-8"),
+        ('path,age\na.jpg,1\n"b.jpg,2\nc.jpg,3\n', "the record that starts on line 3 is not CSV"),
+    ],
+)
+def test_faults_of_the_file(tmp_path: Path, text: str | bytes, fault: str) -> None:
+    assert fault in fault_of(tmp_path, text)
+
+
+@pytest.mark.parametrize("make", [lambda path: None, Path.mkdir])
+def test_no_file(tmp_path: Path, make: object) -> None:
+    path = tmp_path / "faces.csv"
+    make(path)  # type: ignore[operator]
+    with pytest.raises(DataError, match=r"faces\.csv: cannot be read"):
+        read_csv(path)
+
+
+@pytest.mark.parametrize(
+    ("splits", "fault"),
+    [
+        (["train", "validation", "holdout"], "line 4: split 'holdout' is none of train, validation, test"),
+        (["train", "", "test"], "split is given for 2 rows and empty in 1, the first of them line 3"),
+    ],
+)
+def test_faults_of_the_splits(tmp_path: Path, splits: list[str], fault: str) -> None:
+    rows = "\n".join(f"{i}.jpg,1,{split}" for i, split in enumerate(splits))
+    assert fault in fault_of(tmp_path, f"path,age,split\n{rows}\n")
+
+
+def test_utkface() -> None:
+    if "JAXAGE_TEST_DATA" not in os.environ:
+        pytest.skip("set JAXAGE_TEST_DATA to the folder with utkface.csv")
+    records = read_csv(Path(os.environ["JAXAGE_TEST_DATA"], "utkface.csv"))
+    assert [len(records.rows_of(split)) for split in ("train", "validation", "test")] == [13870, 4612, 4608]
+    people = [set(records.identity[records.split == split]) for split in ("train", "validation", "test")]
+    assert sum(map(len, people)) == len(set.union(*people))
+    assert (records.age.min(), records.age.max()) == (1, 100)

@@ -1,0 +1,406 @@
+"""From trees, tars and CSV files with every trouble planted in them to datasets that load, or an error saying why."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from filelock import FileLock
+from PIL import Image
+
+import jaxage.data.prepare.pipeline
+from jaxage.cli import main
+from jaxage.data.dataset import load_dataset
+from jaxage.data.decode import decode_image
+from jaxage.data.importers.csv_file import read_csv
+from jaxage.data.importers.filters import Criteria
+from jaxage.data.prepare.options import Options
+from jaxage.data.prepare.pipeline import prepare_crops, prepare_csv
+from jaxage.data.prepare.verify import Fault, Sound
+from jaxage.data.prepared import open_prepared
+from jaxage.data.records import DataError
+from jaxage.data.splits import leakage
+from jaxage.data.synthetic.imdb_layout import write_tree
+from tests.crops import IMAGE_TRAPS, TRAPS, photos
+from tests.faces import write_faces
+
+FACES = 60
+ALL = Criteria(fraction=1.0)
+LENIENT = Options(max_bad=0.3)
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("crops")
+    write_tree(folder / "imdb_crop", "imdb", photos(write_faces(folder / "faces", FACES)))
+    return folder / "imdb_crop"
+
+
+@pytest.fixture(scope="module")
+def out(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared") / "imdb"
+    return prepare_crops("imdb", tree, ALL, replace(LENIENT, out=folder, split="identity"), say=quiet)
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return value
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files but those that tell where the source was."""
+    about = ("manifest.json", "metadata.json")
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name not in about}
+
+
+def test_every_trap_is_counted_at_its_step(out: Path) -> None:
+    about = manifest(out)
+    dropped = {step["step"]: step["dropped"] for step in about["funnel"] + about["images"]}
+    assert dropped == {"records": 0, **TRAPS, "fraction": 0, **IMAGE_TRAPS}
+    assert about["funnel"][0]["kept"] == FACES + sum(TRAPS.values()) + sum(IMAGE_TRAPS.values())
+    assert about["images"][-1]["kept"] == FACES
+    assert sum(about["splits"].values()) == FACES
+    assert about["age_formula"] == "midyear"
+    assert about["split"] == "identity"
+    assert about["leakage"]["seen_share"] == 0
+    assert about["settings"]["min_face_score"] == 3.5
+
+
+def test_what_is_left_out_is_listed_with_its_reason(out: Path) -> None:
+    rows = lines(out / "quarantine.csv")
+    assert len(rows) == sum(IMAGE_TRAPS.values())
+    reasons = " ".join(row["reason"] for row in rows)
+    for word in ("missing", "blank", "truncated", "not an image", "empty file", "too small", "a copy of", "the ages"):
+        assert word in reasons
+    assert "../x.jpg" in {row["path"] for row in rows}
+
+
+def test_tfds_reads_it_without_tensorflow(out: Path, tree: Path) -> None:
+    builder = tfds.builder_from_directory(out)
+    assert "Rothe" in builder.info.citation
+    assert "research" in builder.info.redistribution_info.license
+    assert builder.info.metadata["funnel"] == manifest(out)["funnel"]
+    assert builder.info.metadata["splits"] == {name: split.num_examples for name, split in builder.info.splits.items()}
+    rows = {row["path"]: row for row in lines(out / "faces.csv")}
+    seen = 0
+    for split in ("train", "validation", "test"):
+        encoded = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        for example, raw in zip(builder.as_data_source(split), encoded, strict=True):
+            row = rows[example["path"].decode()]
+            assert raw["image"] == (tree / row["path"]).read_bytes()
+            assert example["image"].shape == (48, 48, 3)
+            assert (split, float(row["age"])) == (row["split"], example["age"])
+            assert example["identity"].decode() == row["identity"]
+            assert builder.info.features["gender"].int2str(example["gender"]) == (row["gender"] or "unknown")
+            assert example["face_score"] == 5.0
+            seen += 1
+    assert seen == FACES
+    assert "tensorflow" not in sys.modules
+
+
+def test_training_reads_the_same_pixels(out: Path, tree: Path, tmp_path: Path) -> None:
+    dataset = load_dataset(out, 40, cache=tmp_path)
+    assert (dataset.name, dataset.split, len(dataset.records)) == ("imdb_crop", "identity", FACES)
+    expected = [decode_image((tree / path).read_bytes(), 40) for path in dataset.records.path.tolist()]
+    np.testing.assert_array_equal(dataset.images, expected)
+    assert set(dataset.records.age.tolist()) == {float(row["age"]) for row in lines(out / "faces.csv")}
+
+
+def test_a_second_start_reads_no_image(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_dataset(out, 40, cache=tmp_path)
+    monkeypatch.setattr("jaxage.data.dataset.decode_image", lambda *_: pytest.fail("decoded"))
+    again = load_dataset(out, 40, cache=tmp_path)
+    assert again.sha256 == first.sha256
+
+
+def test_pictures(out: Path) -> None:
+    for name in ("ages.png", "sample.png"):
+        with Image.open(out / name) as picture:
+            assert min(picture.size) > 500
+
+
+def test_the_same_from_a_tar_that_stays_packed(tree: Path, out: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "imdb_crop.tar", "w") as tar:
+        tar.add(tree, "imdb_crop")
+    options = replace(LENIENT, split="identity")
+    made = prepare_crops("imdb", tmp_path, ALL, options, say=quiet)
+    assert made == tmp_path / "imdb_crop-prepared"
+    assert contents(made) == contents(out)
+    assert manifest(made)["source_sha256"] == manifest(out)["source_sha256"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["imdb_crop-prepared", "imdb_crop.tar"]
+
+
+def test_metadata_alone_and_then_all(tree: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    options = replace(LENIENT, out=tmp_path / "out")
+    prepare_crops("imdb", tree / "imdb.mat", ALL, options, metadata_only=True, say=said.append)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
+    names = [line[:12].strip() for line in said[0].splitlines()[1:]]
+    assert names == ["records", "face", "single face", "face score", "age", "fraction"]
+    assert sum(manifest(tmp_path / "out")["splits"].values()) == manifest(tmp_path / "out")["funnel"][-1]["kept"]
+    with pytest.raises(DataError, match="without --metadata-only"):
+        load_dataset(tmp_path / "out", 40, cache=tmp_path / "cache")
+    prepare_crops("imdb", tree, ALL, options, say=quiet)
+    assert len(load_dataset(tmp_path / "out", 40, cache=tmp_path / "cache").records) == FACES
+
+
+def test_too_many_bad_images_stop_and_are_all_listed(tree: Path, tmp_path: Path) -> None:
+    options = Options(out=tmp_path / "out", max_bad=0.05)
+    with pytest.raises(DataError, match=r"21 of 87 images .*--max-bad 0\.05") as error:
+        prepare_crops("imdb", tree, ALL, options, say=quiet)
+    assert str(tmp_path / "out" / "quarantine.csv") in str(error.value)
+    assert len(lines(tmp_path / "out" / "quarantine.csv")) == sum(IMAGE_TRAPS.values())
+    with pytest.raises(DataError, match=r"holds no manifest\.json"):
+        load_dataset(tmp_path / "out", 40, cache=tmp_path / "cache")
+    prepare_crops("imdb", tree, ALL, replace(options, max_bad=0.3), say=quiet)
+    assert manifest(tmp_path / "out")["images"][-1]["kept"] == FACES
+
+
+def test_what_is_there_is_not_made_again_nor_overwritten(tree: Path, out: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    options = replace(LENIENT, out=out, split="identity")
+    before = contents(out)
+    prepare_crops("imdb", tree, ALL, options, say=said.append)
+    assert "prepared already" in said[0]
+    with pytest.raises(DataError, match="another settings"):
+        prepare_crops("imdb", tree, ALL, replace(options, seed=1), say=quiet)
+    assert contents(out) == before
+    (tmp_path / "thesis.txt").write_text("dear")
+    with pytest.raises(DataError, match="not empty"):
+        prepare_crops("imdb", tree, ALL, replace(options, out=tmp_path), say=quiet)
+    assert (tmp_path / "thesis.txt").read_text() == "dear"
+
+
+def test_counting_and_drawing_harm_nothing_that_is_there(tree: Path, out: Path, tmp_path: Path) -> None:
+    before = contents(out), manifest(out)
+    with pytest.raises(DataError, match="another settings"):
+        prepare_crops("imdb", tree, ALL, replace(LENIENT, out=out, seed=9), metadata_only=True, say=quiet)
+    assert (contents(out), manifest(out)) == before
+    mat = (tree / "imdb.mat").read_bytes()
+    with pytest.raises(SystemExit, match="not an empty folder"):
+        main(["prepare", "synthetic", "--root", str(tree), "--faces", "4"])
+    assert (tree / "imdb.mat").read_bytes() == mat
+
+
+def test_one_that_was_finished_meanwhile_is_kept(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = replace(LENIENT, out=tmp_path / "out")
+    parse = jaxage.data.prepare.pipeline.parse_metadata
+
+    def slow(*arguments: Any) -> Any:
+        monkeypatch.setattr(jaxage.data.prepare.pipeline, "parse_metadata", parse)
+        prepare_crops("imdb", tree, ALL, options, say=quiet)
+        return parse(*arguments)
+
+    monkeypatch.setattr(jaxage.data.prepare.pipeline, "parse_metadata", slow)
+    said: list[str] = []
+    prepare_crops("imdb", tree, ALL, options, say=said.append)
+    assert "prepared already" in said[-1]
+    assert len(open_prepared(tmp_path / "out").records) == FACES
+
+
+def test_a_link_and_the_folder_one_is_in_may_be_the_place(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "link"), say=quiet) == tmp_path / "real"
+    assert len(open_prepared(tmp_path / "link").records) == FACES
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    prepare_crops("imdb", tree, ALL, replace(LENIENT, out=Path()), say=quiet)
+    assert len(open_prepared(tmp_path / "here").records) == FACES
+
+
+def test_a_random_folder_is_not_taken_for_one_divided_by_people(tree: Path, tmp_path: Path) -> None:
+    """Asked for, it is divided anew, and the images are the same."""
+    prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "out"), say=quiet)
+    kept = load_dataset(tmp_path / "out", 40, cache=tmp_path / "cache")
+    same = load_dataset(tmp_path / "out", 40, split="random", seed=9, cache=tmp_path / "cache")
+    anew = load_dataset(tmp_path / "out", 40, split="identity", cache=tmp_path / "cache")
+    assert (kept.split, same.split, anew.split) == ("random", "random", "identity")
+    assert (kept.records.split == same.records.split).all()
+    assert leakage(kept.records)["test_images_seen"] > 0 == leakage(anew.records)["test_images_seen"]
+    assert (kept.records.path == anew.records.path).all()
+    np.testing.assert_array_equal(kept.images, anew.images)
+    assert kept.sha256 == same.sha256 != anew.sha256
+
+
+def test_two_at_once(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / ".out.partial").mkdir()
+    with FileLock(tmp_path / ".out.partial" / ".lock"), pytest.raises(DataError, match="by another process"):
+        prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "out"), say=quiet)
+
+
+def test_a_file_that_changes_meanwhile_leaves_nothing(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tree, tmp_path / "tree")
+    look_at = jaxage.data.prepare.pipeline.look_at
+
+    def meddling(*arguments: Any) -> list[Sound | Fault]:
+        findings = look_at(*arguments)
+        (tmp_path / "tree" / arguments[1][0]).write_bytes(b"other")
+        return findings
+
+    monkeypatch.setattr(jaxage.data.prepare.pipeline, "look_at", meddling)
+    with pytest.raises(DataError, match="has changed since it was checked"):
+        prepare_crops("imdb", tmp_path / "tree", ALL, replace(LENIENT, out=tmp_path / "out"), say=quiet)
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
+def test_a_csv_keeps_its_splits_and_shows_their_leaks(tmp_path: Path) -> None:
+    table = write_faces(tmp_path, n=12)
+    rows = lines(table)
+    splits = ["train", "train", "validation", "test"] * 3  # four photos of each person
+    genders = ["female", "M", ""] * 4
+    table.write_text(
+        "path,age,identity,split,gender\n"
+        + "".join(
+            f"{row['path']},{row['age']},{row['identity']},{split},{gender}\n"
+            for row, split, gender in zip(rows, splits, genders, strict=True)
+        )
+    )
+    made = prepare_csv(table, Options(), say=quiet)
+    assert made == tmp_path / "faces-prepared"
+    about = manifest(made)
+    assert about["splits"] == {"train": 6, "validation": 3, "test": 3}
+    assert (about["split"], about["leakage"]["seen_share"]) == ("given", 1.0)
+    assert [row["gender"] for row in lines(made / "faces.csv")] == ["female", "male", ""] * 4
+    assert load_dataset(made, 32, cache=tmp_path / "cache").split == "given"
+    assert read_csv(made / "faces.csv").age.tolist() == read_csv(table).age.tolist()
+
+
+def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
+    table = write_faces(tmp_path, n=80, size=96)
+    rows = lines(table)
+    for row in rows[:40]:
+        with Image.open(tmp_path / row["path"]) as image:
+            image.convert("L").save(tmp_path / row["path"].replace("faces/", "faces/grey-"))
+    anew = [(row["path"].replace("faces/", "faces/grey-"), row["age"]) for row in rows[:40]]
+    named = [(row["path"], row["age"]) for row in rows]
+    table.write_text("path,age,identity\n" + "".join(f"{path},{age},\n" for path, age in named + anew))
+    made = prepare_csv(table, Options(), say=quiet)
+    assert manifest(made)["near_duplicates"]["pairs"] >= 40
+    split = dict(zip((records := read_csv(made / "faces.csv")).path, records.split, strict=True))
+    assert any(split[path] != split[old["path"]] for (path, _), old in zip(anew, rows, strict=False))  # random
+    shutil.rmtree(made)
+    made = prepare_csv(table, Options(split="identity"), say=quiet)
+    split = dict(zip((records := read_csv(made / "faces.csv")).path, records.split, strict=True))
+    assert all(split[path] == split[old["path"]] for (path, _), old in zip(anew, rows, strict=False))
+
+
+def truncate(folder: Path) -> None:
+    (shard,) = folder.glob("*-train.array_record*")
+    os.truncate(shard, shard.stat().st_size // 2)
+
+
+def flip(folder: Path) -> None:
+    (shard,) = folder.glob("*-train.array_record*")
+    data = bytearray(shard.read_bytes())
+    for place in range(1000, len(data) // 2, 500):
+        data[place] ^= 255
+    shard.write_bytes(data)
+
+
+def lose(folder: Path) -> None:
+    next(folder.glob("*-test.array_record*")).unlink()
+
+
+def edit(folder: Path) -> None:
+    table = folder / "faces.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (truncate, "prepare it again"),
+    "flipped bits": (flip, "prepare it again"),
+    "a shard is gone": (lose, "prepare it again"),
+    "an edited table": (edit, "has been changed"),
+    "half a manifest": (lambda folder: (folder / "manifest.json").write_text("{"), "cannot be read"),
+    "another manifest": (lambda folder: (folder / "manifest.json").write_text("[]"), "is not one that"),
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "holds no manifest"),
+    "no dataset_info": (lambda folder: (folder / "dataset_info.json").unlink(), "prepare it again"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_folder_is_named(out: Path, tmp_path: Path, name: str) -> None:
+    damage, words = DAMAGES[name]
+    shutil.copytree(out, tmp_path / "copy")
+    damage(tmp_path / "copy")
+    with pytest.raises(DataError, match=words):
+        load_dataset(tmp_path / "copy", 40, cache=tmp_path / "cache", max_bad=0.0)
+
+
+def test_a_moved_folder_still_reads(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out, tmp_path / "elsewhere")
+    prepared = open_prepared(tmp_path / "elsewhere")
+    assert all(len(prepared.read(path)) > 100 for path in prepared.records.path.tolist())
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from jaxage.data.importers.filters import Criteria
+from jaxage.data.prepare.options import Options
+from jaxage.data.prepare.pipeline import prepare_crops
+print("ready", flush=True)
+prepare_crops("imdb", Path(sys.argv[1]), Criteria(fraction=1.0), Options(Path(sys.argv[2]), max_bad=0.3))
+"""
+
+
+def test_killed_at_random_moments_and_started_again(tree: Path, tmp_path: Path) -> None:
+    whole = prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "whole"), say=quiet)
+    chance = random.Random(int(time.time()))
+    for _ in range(4):
+        command = [sys.executable, "-c", CHILD, str(tree), str(tmp_path / "killed")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(chance.uniform(0, 0.6))
+            process.send_signal(signal.SIGKILL)
+        if (tmp_path / "killed").exists():
+            assert contents(tmp_path / "killed") == contents(whole)
+            shutil.rmtree(tmp_path / "killed")
+    prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "killed"), say=quiet)
+    assert contents(tmp_path / "killed") == contents(whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
+
+
+def test_nothing_kept_says_what_to_do(tree: Path, tmp_path: Path) -> None:
+    options = Options(out=tmp_path / "out")
+    with pytest.raises(DataError, match="lower --min-face-score"):
+        prepare_crops("imdb", tree, Criteria(min_face_score=99.0), options, say=quiet)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_on_the_real_wiki(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if "JAXAGE_TEST_DATA" not in os.environ:
+        pytest.skip("set JAXAGE_TEST_DATA to the folder with wiki.mat")
+    mat = Path(os.environ["JAXAGE_TEST_DATA"], "wiki.mat")
+    options = ["--out", str(tmp_path / "out"), "--fraction", "1", "--min-face-score", "1", "--metadata-only"]
+    main(["prepare", "wiki-crop", "--root", str(mat), *options])
+    assert "38,874" in capsys.readouterr().out
+    assert [step["kept"] for step in manifest(tmp_path / "out")["funnel"]] == [62328, 44312, 40216, 38923, 38874, 38874]

@@ -1,0 +1,155 @@
+import gzip
+import io
+import os
+import tarfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxage.data.files import image_root, open_source, path_fault
+from jaxage.data.records import DataError
+
+FILES = {f"faces/{'long' * 30}/{i}.jpg": os.urandom(500 * i) for i in range(40)} | {"é.jpg": b"accent"}
+
+
+def tar_of(path: Path, files: dict[str, bytes], form: int = tarfile.PAX_FORMAT, prefix: str = "") -> Path:
+    with tarfile.open(path, "w", format=form) as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(prefix + name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def folder_of(path: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path
+
+
+ROOTS: dict[str, Callable[[Path], Path]] = {
+    "folder": lambda tmp: folder_of(tmp, FILES),
+    "pax": lambda tmp: tar_of(tmp / "x.tar", FILES),
+    "gnu": lambda tmp: tar_of(tmp / "x.tar", FILES, tarfile.GNU_FORMAT),
+    "ustar": lambda tmp: tar_of(tmp / "x.tar", FILES, tarfile.USTAR_FORMAT),
+    "dotted": lambda tmp: tar_of(tmp / "x.tar", FILES, prefix="./"),
+}
+
+
+@pytest.mark.parametrize("make", ROOTS.values(), ids=ROOTS)
+def test_many_threads_read_the_right_bytes(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    wanted = list(FILES) * 20
+    with open_source(make(tmp_path)) as read, ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(read, wanted)) == [FILES[name] for name in wanted]
+        with pytest.raises(FileNotFoundError):
+            read("faces/none.jpg")
+
+
+def test_only_regular_members(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, kind in (("soft", tarfile.SYMTYPE), ("hard", tarfile.LNKTYPE), ("dir", tarfile.DIRTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/etc/passwd"
+            tar.addfile(member)
+    with open_source(path) as read:
+        for name in ("soft", "hard", "dir"):
+            with pytest.raises(OSError, match="regular file"):
+                read(name)
+
+
+def test_only_regular_files(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"x")
+    (tmp_path / "soft").symlink_to(tmp_path / "real")
+    (tmp_path / "dir").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    with open_source(tmp_path) as read:
+        assert read("real") == b"x"
+        for name in ("soft", "dir", "fifo"):
+            with pytest.raises(OSError, match=r"a link, not a file|not a regular file"):
+                read(name)
+        with pytest.raises(NotADirectoryError):
+            read("real/x.jpg")
+
+
+def test_the_last_of_two_members_counts(tmp_path: Path) -> None:
+    path = tar_of(tmp_path / "x.tar", {"a": b"old"})
+    with tarfile.open(path, "a") as tar:
+        member = tarfile.TarInfo("a")
+        member.size = 3
+        tar.addfile(member, io.BytesIO(b"new"))
+    with open_source(path) as read:
+        assert read("a") == b"new"
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:20_000])
+
+
+def squeeze(path: Path) -> None:
+    path.write_bytes(gzip.compress(path.read_bytes()))
+
+
+def scribble(path: Path) -> None:
+    path.write_bytes(b"no tar at all" * 100)
+
+
+@pytest.mark.parametrize("damage", [cut, squeeze, scribble])
+def test_a_damaged_tar_is_named(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    path = tar_of(tmp_path / "x.tar", FILES)
+    damage(path)
+    with pytest.raises(DataError, match=r"x\.tar: cannot be read as an uncompressed tar"), open_source(path):
+        pass
+
+
+def test_a_tar_cut_while_open(tmp_path: Path) -> None:
+    path = tar_of(tmp_path / "x.tar", FILES)
+    with open_source(path) as read:
+        os.truncate(path, 20_000)
+        with pytest.raises(OSError, match="cut short"):
+            read(list(FILES)[39])
+
+
+def test_the_tar_beside_the_csv_comes_first(tmp_path: Path) -> None:
+    csv = tmp_path / "faces.v2.csv"
+    assert image_root(csv) == tmp_path
+    tar_of(tmp_path / "faces.v2.tar", FILES)
+    assert image_root(csv) == tmp_path / "faces.v2.tar"
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        ("", "empty"),
+        (".", "empty"),
+        ("./", "empty"),
+        (" ", "empty"),
+        ("a\0b", "NUL"),
+        ("a\rb", "control"),
+        ("a\nb", "control"),
+        ("a\\b", "backslash"),
+        ("/a", "absolute"),
+        ("//a/b", "absolute"),
+        ("c:a", "absolute"),
+        ("a/../b", "upwards"),
+        ("..", "upwards"),
+    ],
+)
+def test_unfit_paths(path: str, fault: str) -> None:
+    assert fault in str(path_fault(path))
+
+
+@pytest.mark.parametrize("path", ["a.jpg", "a/b.jpg", "./a", "a..b/c...jpg", "~/a", "-rf", "a b"])
+def test_fit_paths(path: str) -> None:
+    assert path_fault(path) is None
+
+
+@given(st.lists(st.sampled_from(["/", "..", ".", "a", "\\", "\0", "c:", " "]), max_size=8).map("".join))
+def test_a_fit_path_stays_inside(path: str) -> None:
+    if path_fault(path) is None:
+        assert os.path.normpath(os.path.join("/root", path)).startswith("/root/")  # noqa: PTH118

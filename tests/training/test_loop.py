@@ -1,0 +1,264 @@
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxage.config import TrainConfig
+from jaxage.data.loader import Feed
+from jaxage.data.records import make_records
+from jaxage.data.sampler import epoch_order
+from jaxage.losses import make_objective
+from jaxage.training.feature_cache import Learning
+from jaxage.training.freeze import label_tree, live_batch_norms, parse_trainable
+from jaxage.training.inputs import from_images
+from jaxage.training.loop import Diverged, Job, Progress, Stage, Stopped, fit, steps_per_epoch
+from jaxage.training.optimizer import make_optimizer, make_schedule
+from jaxage.training.state import TrainState, init_state
+from jaxage.training.step import make_predict_step, make_train_step
+from jaxage.training.unfreeze import Phase, labels_in, make_phases
+from jaxage.types import Variables
+from jaxage.utils.sharding import make_mesh, replicate
+from tests.tiny import tiny_model
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+AGES = RNG.uniform(0, 100, 40).astype(np.float32)
+RECORDS = make_records(
+    [f"{i}.png" for i in range(40)], AGES.tolist(), split=["train"] * 22 + ["validation"] * 10 + ["test"] * 8
+)
+CONFIG = TrainConfig(trainable="fc,layer4,bn4", epochs=3, batch_size=8, loss="l1")
+PER_EPOCH = 3
+LOOKS = np.arange(40, dtype=np.int32)[:, None]
+SLOTS = RECORDS.rows_of("train")[:, None].astype(np.int32)
+
+Ready = tuple[Job, TrainState]
+
+
+@pytest.fixture(scope="module")
+def prepare() -> Callable[..., Ready]:
+    """Compiles once; gives a job in a folder and its first state."""
+    mesh = make_mesh(jax.devices()[:1])
+    model, objective, channels = tiny_model(), make_objective("l1", 40.0, 20.0), ((0.5,) * 3, (0.25,) * 3)
+    variables = model.init(jax.random.key(0))
+    groups = parse_trainable(CONFIG.trainable, variables["params"])
+    labels = label_tree(variables["params"], groups)
+    total = PER_EPOCH * CONFIG.epochs
+    optimizer = make_optimizer(CONFIG, groups, labels, total)
+    live = live_batch_norms(variables["batch_stats"], labels, "eval")
+    source = from_images(model, channels, start="layer4", use_augment=True)
+    options = {"average_decay": 0.9, "seed": 0, "mesh": mesh}
+    parts = model, objective, optimizer, labels, live, source
+    steps = {count: make_train_step(*parts, **options, count=count) for count in (1, PER_EPOCH)}
+    predict = make_predict_step(model, objective, source, mesh)
+    learning = Learning(Feed(*replicate((IMAGES, AGES), mesh), mesh), SLOTS, LOOKS, source)
+
+    def make(folder: Path, wrap: Callable[..., Any] = lambda f: f, most: int = 1) -> Ready:
+        folder.mkdir(exist_ok=True)
+        lines: list[str] = []
+        schedule = make_schedule(CONFIG, total)
+        chosen = {count: wrap(step) for count, step in steps.items() if count <= most}
+        stages = (Stage(Phase(0, total, frozenset({"fc", "layer4"})), chosen),)
+        job = Job(CONFIG, folder, RECORDS, learning, stages, predict, 8, schedule, mesh, lines.append, 0.0)
+        return job, replicate(init_state(variables, optimizer), mesh)
+
+    return make
+
+
+def leaves(variables: Variables) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(variables)]
+
+
+def history(progress: Progress) -> list[dict[str, Any]]:
+    return progress.history
+
+
+def signal_at(call: int, signum: int) -> Callable[..., Any]:
+    """Wraps a step so that the process gets a signal during the given call."""
+
+    def wrap(step: Any) -> Any:
+        calls = iter(range(1, 10**6))
+
+        def stepped(*arguments: Any) -> Any:
+            if next(calls) == call:
+                os.kill(os.getpid(), signum)
+            return step(*arguments)
+
+        return stepped
+
+    return wrap
+
+
+@pytest.mark.parametrize(
+    ("call", "signum"),
+    [(1, signal.SIGTERM), (2, signal.SIGINT), (3, signal.SIGTERM), (7, signal.SIGINT), (9, signal.SIGTERM)],
+)
+def test_stopped_and_resumed_equals_not_stopped(
+    prepare: Callable[..., Ready], tmp_path: Path, call: int, signum: int
+) -> None:
+    whole, expected = fit(*prepare(tmp_path / "whole"))
+    with pytest.raises(Stopped, match="--resume") as stop:
+        fit(*prepare(tmp_path / "run", signal_at(call, signum)))
+    assert stop.value.signum == signum
+    assert f"step {call};" in str(stop.value)
+    best, progress = fit(*prepare(tmp_path / "run"))
+    assert leaves(best) == leaves(whole)
+    assert history(progress) == history(expected)
+    assert progress.best_epoch == expected.best_epoch
+    assert progress.images == expected.images == 22 * 3
+
+
+def test_streamed_equals_resident(prepare: Callable[..., Ready], tmp_path: Path) -> None:
+    whole, expected = fit(*prepare(tmp_path / "resident"))
+    job, state = prepare(tmp_path / "streamed")
+    best, progress = fit(replace(job, learning=replace(job.learning, feed=Feed(IMAGES, AGES, job.mesh))), state)
+    assert leaves(best) == leaves(whole)
+    assert history(progress) == history(expected)
+
+
+def test_a_whole_epoch_in_one_dispatch_equals_single_steps(prepare: Callable[..., Ready], tmp_path: Path) -> None:
+    """Stopped after a single step and resumed, the rest of that epoch is done in single steps as well."""
+    whole, expected = fit(*prepare(tmp_path / "single"))
+    best, progress = fit(*prepare(tmp_path / "epochs", most=PER_EPOCH))
+    with pytest.raises(Stopped, match="step 4;"):
+        fit(*prepare(tmp_path / "run", signal_at(4, signal.SIGTERM)))
+    resumed, _ = fit(*prepare(tmp_path / "run", most=PER_EPOCH))
+    for found in (best, resumed):
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert progress.images == expected.images
+
+
+def test_handlers_are_as_they_were(prepare: Callable[..., Ready], tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    fit(*prepare(tmp_path / "run"))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_best_epoch_is_kept(prepare: Callable[..., Ready], tmp_path: Path) -> None:
+    _, progress = fit(*prepare(tmp_path / "run"))
+    maes = [line["validation"]["mae"] for line in progress.history]
+    assert progress.best_epoch == 1 + int(np.argmin(maes))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == progress.history
+    assert [line["step"] for line in progress.history] == [3, 6, 9]
+
+
+def test_nan_stops_with_the_step_and_the_last_good_checkpoint(prepare: Callable[..., Ready], tmp_path: Path) -> None:
+    broken = AGES.copy()
+    broken[epoch_order(SLOTS, CONFIG.seed, 1, CONFIG.batch_size).rows[1, 0]] = np.nan
+    job, state = prepare(tmp_path / "first")
+    feed = replace(job.learning.feed, ages=jnp.asarray(broken))
+    job = replace(job, learning=replace(job.learning, feed=feed))
+    with pytest.raises(Diverged, match=r"step 1; there is no checkpoint yet"):
+        fit(job, state)
+
+    job, _ = prepare(tmp_path / "later")
+
+    def poisoned(state: TrainState, images: Any, ages: Any, order: Any) -> Any:
+        return job.stages[0].train_steps[1](state, images, ages * (np.nan if int(state.step) == 4 else 1), order)
+
+    with pytest.raises(Diverged, match=r"step 4; the last good checkpoint is of step 3"):
+        fit(*prepare(tmp_path / "later", wrap=lambda _: poisoned))
+
+
+def test_predictions_that_are_none_stop_before_they_are_saved(prepare: Callable[..., Ready], tmp_path: Path) -> None:
+    job, _ = prepare(tmp_path / "run")
+
+    def poisoned(*arguments: Any) -> Any:
+        state, bad = job.stages[0].train_steps[1](*arguments)
+        if int(state.step) >= 6:
+            state = state._replace(average=jax.tree.map(lambda x: x * jnp.nan, state.average))
+        return state, bad
+
+    with pytest.raises(Diverged, match=r"predictions .* after epoch 2; the last good checkpoint is of step 3"):
+        fit(*prepare(tmp_path / "run", wrap=lambda _: poisoned))
+    assert fit(*prepare(tmp_path / "run"))[1].history[-1]["epoch"] == 3
+
+
+def test_a_loss_that_is_none_does_not_wait_for_the_epochs_end(prepare: Callable[..., Ready], tmp_path: Path) -> None:
+    calls = []
+
+    def poisoned(state: TrainState, *_: Any) -> Any:
+        calls.append(int(state.step))
+        return state._replace(step=state.step + 1, bad_step=jnp.zeros_like(state.bad_step)), jnp.int32(0)
+
+    job, state = prepare(tmp_path / "run", wrap=lambda _: poisoned)
+    many = replace(job, learning=replace(job.learning, slots=np.tile(SLOTS, (5, 1))))
+    with pytest.raises(Diverged, match="step 0"):
+        fit(many, state)
+    assert calls == [0, 1, 2]
+
+
+def test_steps_per_epoch() -> None:
+    assert steps_per_epoch(CONFIG, RECORDS) == PER_EPOCH
+
+
+def test_what_learns_later_is_untouched_until_then(tmp_path: Path) -> None:
+    """In the middle of an epoch, stopped and resumed there or not; from then on it has the moments of a fresh start."""
+    mesh = make_mesh(jax.devices()[:1])
+    model, objective = tiny_model(), make_objective("l1", 40.0, 20.0)
+    variables = model.init(jax.random.key(0))
+    groups = parse_trainable(CONFIG.trainable, variables["params"])
+    labels = label_tree(variables["params"], groups)
+    total, firsts = PER_EPOCH * CONFIG.epochs, {"fc": 0, "layer4": 4, "bn4": 7}
+    optimizer = make_optimizer(CONFIG, groups, labels, total, firsts)
+    source = from_images(model, ((0.5,) * 3, (0.25,) * 3), start="layer4")
+    seen: dict[int, Variables] = {}
+
+    def step_of(phase: Phase) -> Any:
+        now = labels_in(phase, labels)
+        live = live_batch_norms(variables["batch_stats"], now, "eval")
+        assert live == ({"bn4"} if phase.first == 7 else frozenset())
+        step = make_train_step(model, objective, optimizer, now, live, source, average_decay=0.9, seed=0, mesh=mesh)
+
+        def remember(state: TrainState, *arguments: Any) -> Any:
+            state, flag = step(state, *arguments)
+            seen[int(state.step)] = jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
+            if int(state.step) == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return state, flag
+
+        return remember
+
+    predict = make_predict_step(model, objective, source, mesh)
+    learning = Learning(Feed(*replicate((IMAGES, AGES), mesh), mesh), SLOTS, LOOKS, source)
+    stages = tuple(Stage(phase, {1: step_of(phase)}) for phase in make_phases(firsts, total))
+    schedule = make_schedule(CONFIG, total)
+
+    def run(folder: Path) -> Variables:
+        folder.mkdir(exist_ok=True)
+        job = Job(CONFIG, folder, RECORDS, learning, stages, predict, 8, schedule, mesh, lambda _: None, 0.0)
+        return fit(job, replicate(init_state(variables, optimizer), mesh))[0]
+
+    stop_at = 0
+    whole = run(tmp_path / "whole")
+    assert sorted(seen) == list(range(1, 10))
+    first = jax.device_get(variables)
+
+    def same(step: int, *path: str) -> bool:
+        new, old = seen[step], first
+        for key in path:
+            new, old = new[key], old[key]
+        return leaves(new) == leaves(old)
+
+    assert not same(1, "params", "fc")
+    assert [same(step, "params", "layer4") for step in range(1, 10)] == [step <= 4 for step in range(1, 10)]
+    for part in ("params", "batch_stats"):
+        assert [same(step, part, "bn4") for step in range(1, 10)] == [step <= 7 for step in range(1, 10)]
+    assert all(same(step, "params", "conv1") for step in seen)
+    moved = np.abs(seen[5]["params"]["layer4"]["kernel"] - seen[4]["params"]["layer4"]["kernel"])
+    assert 0 < moved.max() <= 1.01 * CONFIG.learning_rate  # Adam's first step is no larger than the rate
+
+    stop_at = 5
+    with pytest.raises(Stopped, match="at step 5"):
+        run(tmp_path / "cut")
+    stop_at = 0
+    assert leaves(run(tmp_path / "cut")) == leaves(whole)
