@@ -13,8 +13,8 @@ from jaxage.metrics import cumulative_score, mae, plcc, rmse, srocc, summary
 from jaxage.models.registry import Model, create_model
 from jaxage.pretrained.convert import to_flax, to_torch
 from jaxage.pretrained.load import load_pretrained
-from jaxage.training.export import Contract, load_model
-from jaxage.training.freeze import label_tree, live_batch_norms, parse_trainable
+from jaxage.training.export import ModelConfig, load_model
+from jaxage.training.freeze import label_tree, parse_trainable, train_bn_modules
 from jaxage.training.inputs import from_features, from_images
 from jaxage.training.optimizer import make_optimizer
 from jaxage.training.step import make_predict_step, make_train_step
@@ -22,9 +22,9 @@ from jaxage.training.unfreeze import labels_in, make_phases, parse_unfreeze
 from jaxage.types import UserError
 
 __all__ = [
-    "Contract",
     "Dataset",
     "Model",
+    "ModelConfig",
     "StudyConfig",
     "TrainConfig",
     "UserError",
@@ -37,7 +37,6 @@ __all__ = [
     "from_images",
     "label_tree",
     "labels_in",
-    "live_batch_norms",
     "load_dataset",
     "load_model",
     "load_pretrained",
@@ -59,4 +58,5 @@ __all__ = [
     "to_flax",
     "to_torch",
     "train",
+    "train_bn_modules",
 ]

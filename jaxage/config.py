@@ -39,7 +39,7 @@ class TrainConfig:
     """Height and width in pixels; without it, 224 for your data and 64 for the drawn faces."""
 
     loss: LossChoice = "auto"
-    """dldl learns a distribution over ages 0-100; l1, mse and huber regress the standardised age. "auto" is what
+    """dldl learns a distribution over ages 0-100; l1, mse and huber regress the standardized age. "auto" is what
     validated best: huber where more of ResNet18 learns than its head, dldl elsewhere."""
 
     epochs: int = 10
@@ -67,7 +67,7 @@ class TrainConfig:
     """How many fixed views of a training image are learned from: itself, its mirror, and random crops."""
 
     augment: bool = False
-    """Learn from crops (80-100 % of the area), flips and light colour changes drawn anew at every step instead."""
+    """Learn from crops (80-100 % of the area), flips and light color changes drawn anew at every step instead."""
 
     cache_features: CacheFeatures = "auto"
     """Run the frozen layers once and keep what they give: on the device, in host memory, or on disk, in a file that
@@ -88,7 +88,7 @@ class TrainConfig:
     """Predict the mean of an image's age and its mirror's."""
 
     frozen_bn: FrozenBatchNorm = "eval"
-    """Frozen BatchNorm: "eval" keeps its running statistics; "train" does as plain PyTorch does, which normalises by
+    """Frozen BatchNorm: "eval" keeps its running statistics; "train" does as plain PyTorch does, which normalizes by
     the batch and lets them drift."""
 
     dtype: Precision = "auto"

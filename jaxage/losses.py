@@ -36,12 +36,12 @@ class Objective(NamedTuple):
 def make_objective(name: LossName, mean: float, std: float) -> Objective:
     """The objective of that name; `mean` and `std` are the training ages', in years.
 
-    With one output z and the age standardised, d = z - (age - mean) / std, a row's loss is |d| for `l1`, d^2 for
+    With one output z and the age standardized, d = z - (age - mean) / std, a row's loss is |d| for `l1`, d^2 for
     `mse`, and d^2 / 2 where |d| <= 1, |d| - 1/2 beyond, for `huber`; the age is z * std + mean.
 
     `dldl` is DLDL-v2 (Gao et al., IJCAI 2018): softmax over 101 bins, one for each year from 0 to 100; a row's loss
     is KL(label || softmax) + |expectation - age|, where the label is a Gaussian round the age (sigma 2 years,
-    normalised over the bins); the age is the expectation. It does not use `mean` and `std`.
+    normalized over the bins); the age is the expectation. It does not use `mean` and `std`.
 
     Raises ValueError for an unknown name, a mean that is not finite, and a std that is not finite and above 0.
     """
@@ -77,7 +77,7 @@ def make_objective(name: LossName, mean: float, std: float) -> Objective:
     return Objective(name, outputs, loss, predict)
 
 
-def balanced(objective: Objective, ages: Float[np.ndarray, " n"], power: float) -> Objective:
+def reweight_by_age(objective: Objective, ages: Float[np.ndarray, " n"], power: float) -> Objective:
     """The same objective with rare ages counting more: each row's loss times density(age) ** -power.
 
     The density is that of the training `ages`, in whole years, smoothed by a Gaussian (sigma 2 years): label

@@ -1,5 +1,6 @@
 """Names and array types that several files share; the tests check the shapes at run time."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -40,6 +41,9 @@ Params = dict[str, Any]
 
 Variables = dict[str, Params]
 """`{"params": Params, "batch_stats": Params}`, as Flax Linen keeps them."""
+
+Log = Callable[[str], None]
+"""Where lines for the user go: `print`, unless the caller wants them elsewhere."""
 
 
 class UserError(ValueError):

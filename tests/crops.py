@@ -57,10 +57,10 @@ def _traps(read: Read, path: str, age: int, stranger: int) -> Iterator[Photo]:
         yield Photo(noise, (age + 1) % 100, stranger)
 
 
-def _jpeg(size: int, grey: int | None, seed: int = 0) -> bytes:
-    """A square of one grey, or of noise."""
+def _jpeg(size: int, gray: int | None, seed: int = 0) -> bytes:
+    """A square of one gray, or of noise."""
     noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
-    pixels = noise if grey is None else np.full((8, 8, 3), grey, np.uint8)
+    pixels = noise if gray is None else np.full((8, 8, 3), gray, np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC).save(file, "JPEG")
     return file.getvalue()

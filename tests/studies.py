@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxage.commands.study.recipes import ModelSpec, Protocol
-from jaxage.commands.study.summary import Outcome
+from jaxage.commands.study.summary import Result
 from jaxage.data.dataset import Dataset
 from jaxage.data.records import Records, make_records
 from jaxage.metrics import METRICS
@@ -30,7 +30,7 @@ def dataset(records: Records | None = None) -> Dataset:
     return Dataset("drawn <faces> & more", records, images, (), "sha", "given")
 
 
-def made_up(protocol: Protocol, model: ModelSpec, seed: int, noise: float = 8.0, *, constant: bool = False) -> Outcome:
+def made_up(protocol: Protocol, model: ModelSpec, seed: int, noise: float = 8.0, *, constant: bool = False) -> Result:
     """A finished run whose errors are normal with this standard deviation."""
     records = table()
     age = records.age[records.rows_of("test")]
@@ -49,4 +49,4 @@ def made_up(protocol: Protocol, model: ModelSpec, seed: int, noise: float = 8.0,
         "timing": {"total_s": 61.5},
         "data": {"sha256": "sha"},
     }
-    return Outcome(protocol, model, seed, report, history, prediction)
+    return Result(protocol, model, seed, report, history, prediction)

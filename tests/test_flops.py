@@ -8,10 +8,10 @@ import pytest
 from jaxtyping import Array
 
 from jaxage.config import TrainConfig
-from jaxage.data.sampler import Order
+from jaxage.data.sampler import EpochBatches
 from jaxage.losses import make_objective
 from jaxage.models.registry import Model, create_model
-from jaxage.training.freeze import Group, first_moving, label_tree, live_batch_norms, parse_trainable
+from jaxage.training.freeze import Group, first_trainable_block, label_tree, parse_trainable, train_bn_modules
 from jaxage.training.inputs import from_images
 from jaxage.training.optimizer import make_optimizer
 from jaxage.training.state import init_state
@@ -33,7 +33,7 @@ def flops(function: Any, *arguments: Any) -> float:
     return float(jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"])
 
 
-def needed(model: Model, variables: Variables, groups: tuple[Group, ...], live: frozenset[str]) -> float:
+def needed(model: Model, variables: Variables, groups: tuple[Group, ...], train_bn: frozenset[str]) -> float:
     """Forward and the needed backward: differentiation by the learning leaves alone, the rest plain constants."""
     leaves = flatten(variables["params"])
     learning = {name: leaf for name, leaf in leaves.items() if any(group.holds(name) for group in groups)}
@@ -41,7 +41,7 @@ def needed(model: Model, variables: Variables, groups: tuple[Group, ...], live: 
 
     def loss(learning: Params, frozen: Params, batch_stats: Params, images: Array, ages: Array) -> Any:
         params = unflatten(learning | frozen)
-        output = model.apply({"params": params, "batch_stats": batch_stats}, images, live=live)
+        output = model.apply({"params": params, "batch_stats": batch_stats}, images, train_bn=train_bn)
         return OBJECTIVE.loss(output.logits, ages, jnp.ones(BATCH)), output.batch_stats
 
     images = jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 3), jnp.float32)
@@ -51,15 +51,15 @@ def needed(model: Model, variables: Variables, groups: tuple[Group, ...], live: 
 
 def spent(model: Model, config: TrainConfig, variables: Variables, groups: tuple[Group, ...]) -> float:
     labels = label_tree(variables["params"], groups)
-    live = live_batch_norms(variables["batch_stats"], labels, config.frozen_bn)
+    train_bn = train_bn_modules(variables["batch_stats"], labels, config.frozen_bn)
     optimizer = make_optimizer(config, groups, labels, total_steps=10)
     step = make_train_step(
         model,
         OBJECTIVE,
         optimizer,
         labels,
-        live,
-        from_images(model, CHANNELS, start=first_moving(model.spec.units, labels, live)),
+        train_bn,
+        from_images(model, CHANNELS, start=first_trainable_block(model.spec.units, labels, train_bn)),
         average_decay=0.9,
         seed=0,
         mesh=make_mesh(jax.devices()[:1]),
@@ -68,7 +68,7 @@ def spent(model: Model, config: TrainConfig, variables: Variables, groups: tuple
     images = jax.ShapeDtypeStruct((100, SIZE, SIZE, 3), jnp.uint8)
     ages = jax.ShapeDtypeStruct((100,), jnp.float32)
     rows = jax.ShapeDtypeStruct((3, BATCH), jnp.int32)
-    order = Order(rows, rows, jax.ShapeDtypeStruct((3, BATCH), jnp.float32))
+    order = EpochBatches(rows, rows, jax.ShapeDtypeStruct((3, BATCH), jnp.float32))
     return float(step.lower(state, images, ages, order).compile().cost_analysis()["flops"])
 
 
@@ -88,7 +88,7 @@ def test_a_step_costs_the_forward_and_the_needed_backward(arch: Arch, trainable:
     model = create_model(arch)
     variables = jax.eval_shape(model.init, jax.random.key(0))
     groups = parse_trainable(trainable, variables["params"])
-    live = live_batch_norms(variables["batch_stats"], label_tree(variables["params"], groups), "eval")
+    train_bn = train_bn_modules(variables["batch_stats"], label_tree(variables["params"], groups), "eval")
     config = TrainConfig(arch=arch, trainable=trainable)
-    ratio = spent(model, config, variables, groups) / needed(model, variables, groups, live)
+    ratio = spent(model, config, variables, groups) / needed(model, variables, groups, train_bn)
     assert 0.95 < ratio <= 1.05

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 from scipy import ndimage, special, stats
 
-from jaxage.losses import LossName, Objective, balanced, make_objective
+from jaxage.losses import LossName, Objective, make_objective, reweight_by_age
 
 NAMES = get_args(LossName)
 MEAN, STD = 37.5, 20.25
@@ -205,7 +205,7 @@ def test_rare_ages_count_more(power: float) -> None:
     rows = jnp.asarray(np.resize([1.0, 0.0, 1.0], 15), jnp.float32)
     scaled = rows * jnp.asarray(weight[some], jnp.float32)
     expected = objective.loss(logits, jnp.asarray(ages[some]), scaled) * scaled.sum() / rows.sum()
-    given = balanced(objective, ages, power)
+    given = reweight_by_age(objective, ages, power)
     assert given.loss(logits, jnp.asarray(ages[some]), rows) == pytest.approx(float(expected), rel=1e-4)
     assert given.predict is objective.predict
     if power:
@@ -213,7 +213,7 @@ def test_rare_ages_count_more(power: float) -> None:
 
 
 def test_ages_that_training_has_none_of_have_a_finite_weight() -> None:
-    objective = balanced(make_objective("l1", MEAN, STD), np.full(10, 30, np.float32), 1.0)
+    objective = reweight_by_age(make_objective("l1", MEAN, STD), np.full(10, 30, np.float32), 1.0)
     assert np.isfinite(objective.loss(jnp.zeros((1, 1)), jnp.asarray([99.0]), jnp.ones(1)))
     padded = objective.loss(jnp.zeros((2, 1)), jnp.asarray([30.0, jnp.nan]), jnp.asarray([1.0, 0.0]))
     assert np.isfinite(padded)

@@ -17,15 +17,15 @@ UNITS = ("conv1", "layer4", "avgpool", "fc")
 
 class _Tiny(nn.Module):
     outputs: int
-    live: Collection[str] = frozenset()
+    train_bn: Collection[str] = frozenset()
     units: Collection[str] = UNITS
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
         if "conv1" in self.units:
-            x = nn.relu(BatchNorm(live=self.live, name="bn1")(x, Conv(4, stride=2, name="conv1")))
+            x = nn.relu(BatchNorm(train_bn=self.train_bn, name="bn1")(x, Conv(4, stride=2, name="conv1")))
         if "layer4" in self.units:
-            x = nn.relu(BatchNorm(live=self.live, name="bn4")(x, Conv(8, stride=2, name="layer4")))
+            x = nn.relu(BatchNorm(train_bn=self.train_bn, name="bn4")(x, Conv(8, stride=2, name="layer4")))
         x = pool(x) if "avgpool" in self.units else x
         return Linear(self.outputs, name="fc")(x) if "fc" in self.units else x
 
@@ -37,9 +37,9 @@ def tiny_model(outputs: int = 1) -> Model:
         return dict(_Tiny(outputs).init(key, jnp.zeros((1, 8, 8, 3))))
 
     def apply(
-        variables: Variables, images: Any, *, start: str = "conv1", live: Any = frozenset(), dropout_key: Any = None
+        variables: Variables, images: Any, *, start: str = "conv1", train_bn: Any = frozenset(), dropout_key: Any = None
     ) -> Output:
-        part = _Tiny(outputs, live, UNITS[UNITS.index(start) :])
+        part = _Tiny(outputs, train_bn, UNITS[UNITS.index(start) :])
         logits, changed = part.apply(variables, images, mutable=["batch_stats"])
         return Output(logits, jax.tree.map(jnp.asarray, changed["batch_stats"]), {"fc": logits})
 

@@ -1,6 +1,5 @@
 """Convert torch weights to a safetensors file of Flax variables, and show for every stage that nothing was lost."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -11,11 +10,11 @@ from jaxage.pretrained.convert import TorchState, to_torch
 from jaxage.pretrained.download import weights_folder
 from jaxage.pretrained.load import find_weights, merge
 from jaxage.pretrained.safetensors_io import write_variables
-from jaxage.types import Arch, UserError, Variables
+from jaxage.types import Arch, Log, UserError, Variables
 from jaxage.utils.trees import is_within
 
 
-def convert(arch: Arch, weights: str, out: Path | None = None, say: Callable[[str], None] = print) -> Path:
+def convert(arch: Arch, weights: str, out: Path | None = None, log: Log = print) -> Path:
     """Write `OUT/TAG.safetensors` (default: the weights folder) and print a row of checks for each stage.
 
     Raises UserError (WeightsError, ConversionError) and WeightsUnavailableError as `find_weights` does.
@@ -24,16 +23,16 @@ def convert(arch: Arch, weights: str, out: Path | None = None, say: Callable[[st
     path = (out or weights_folder()) / f"{found.tag}.safetensors"
     if path.exists() and Path(weights).exists() and path.samefile(weights):
         raise UserError(f"{path} is the file to convert: name another folder with --out")
-    say(f"{found.tag}, source sha256 {found.sha256}\n{stage_check(found.variables, arch)}")
+    log(f"{found.tag}, source sha256 {found.sha256}\n{stage_check(found.variables, arch)}")
     write_variables(path, found.variables, {"arch": arch, "source_sha256": found.sha256})
-    say(f"written: {path}")
+    log(f"written: {path}")
     return path
 
 
 def stage_check(variables: Variables, arch: Arch, image_size: int = 224) -> str:
     """A table: tensors, numbers and norm of each stage, and the root mean square of its activation.
 
-    The input is noise (seed 0), normalised, `image_size` px square, so that two conversions of the same weights can be
+    The input is noise (seed 0), normalized, `image_size` px square, so that two conversions of the same weights can be
     compared. A head that the weights do not have is left out.
     """
     model = create_model(arch)

@@ -9,33 +9,35 @@ import numpy as np
 from jaxage.config import cache_folder
 from jaxage.data.dataset import load_dataset
 from jaxage.data.load import load_data
-from jaxage.data.loader import Feed, batches, make_feed
-from jaxage.data.sampler import Looks
+from jaxage.data.loader import DataLoader, batches, make_loader
+from jaxage.data.sampler import EvalRows
 from jaxage.metrics import METRICS, age_bands, summary
 from jaxage.training.export import load_model
 from jaxage.training.inputs import from_images
 from jaxage.training.run_folder import read_config, require_inputs
 from jaxage.training.step import PredictStep, make_predict_step
 from jaxage.types import Split, UserError, Variables
-from jaxage.utils.sharding import in_turn, make_mesh, replicate
+from jaxage.utils.sharding import block_if_multi_cpu, make_mesh, replicate
 
 
-def predict_rows(predict: PredictStep, variables: Variables, feed: Feed, looks: Looks, batch_size: int) -> np.ndarray:
-    """Ages in years, float32, of the faces that `looks` (n, 1 or 2) say where to find, in their order.
+def predict_rows(
+    predict: PredictStep, variables: Variables, loader: DataLoader, eval_rows: EvalRows, batch_size: int
+) -> np.ndarray:
+    """Ages in years, float32, of the faces that `eval_rows` (n, 1 or 2) say where to find, in their order.
 
     Batches are filled up.
     """
-    devices = feed.mesh.size
+    devices = loader.mesh.size
     size = -(-batch_size // devices) * devices
-    steps, each = -(-len(looks) // size), looks.shape[1]
-    padded = np.resize(looks, (steps, size * each)).astype(np.int32)
-    parts = batches(feed, padded)
-    ages = [in_turn(predict(variables, items, batch.reshape(size, each))) for items, _, batch in parts]
-    return np.concatenate([np.asarray(part) for part in ages])[: len(looks)]
+    steps, each = -(-len(eval_rows) // size), eval_rows.shape[1]
+    padded = np.resize(eval_rows, (steps, size * each)).astype(np.int32)
+    parts = batches(loader, padded)
+    ages = [block_if_multi_cpu(predict(variables, items, batch.reshape(size, each))) for items, _, batch in parts]
+    return np.concatenate([np.asarray(part) for part in ages])[: len(eval_rows)]
 
 
-def images_at(rows: np.ndarray, flip: bool) -> Looks:
-    """Where a feed of images has these rows, as they are and, with `flip`, again for their mirrors."""
+def images_at(rows: np.ndarray, flip: bool) -> EvalRows:
+    """Where a loader of images has these rows, as they are and, with `flip`, again for their mirrors."""
     return np.repeat(rows[:, None], 1 + flip, axis=1).astype(np.int32)
 
 
@@ -74,8 +76,10 @@ def evaluate(
     model = contract.model()
     source = from_images(model, (contract.mean, contract.std))
     step = make_predict_step(model, contract.objective(), source, mesh)
-    feed = make_feed(dataset.images, dataset.records.age, mesh, config.memory_budget)
-    prediction = predict_rows(step, replicate(variables, mesh), feed, images_at(rows, contract.flip), config.batch_size)
+    loader = make_loader(dataset.images, dataset.records.age, mesh, config.memory_budget)
+    prediction = predict_rows(
+        step, replicate(variables, mesh), loader, images_at(rows, contract.flip), config.batch_size
+    )
     scored = summary(prediction, part.age, part.identity, config.seed)
     about = {"data": dataset.name, "split": split or "all", "failed": len(dataset.failures)}
     return about | scored | {"age_bands": age_bands(prediction, part.age)}

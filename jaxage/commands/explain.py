@@ -1,6 +1,6 @@
 """Where a network looks: which parts of a face made it say older or younger."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,17 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxage.commands.predict import decode_file
-from jaxage.data.augment import normalise, to_unit
+from jaxage.data.augment import normalize, to_unit
 from jaxage.losses import Objective
 from jaxage.models.registry import Model
 from jaxage.report.saliency import overlay
 from jaxage.training.export import load_model
-from jaxage.types import Images, UserError, Variables
+from jaxage.types import Images, Log, UserError, Variables
 
 _SIDE = 7
 
 
-def explain(run: Path, images: Sequence[Path], out: Path, say: Callable[[str], None] = print) -> list[Path]:
+def explain(run: Path, images: Sequence[Path], out: Path, log: Log = print) -> list[Path]:
     """For each image file a picture in `out`: the face, and over it what the model exported in `run` looked at.
 
     They are named NAME-explained.png. Raises UserError for a run without a model, no images, one that cannot be used,
@@ -37,15 +37,15 @@ def explain(run: Path, images: Sequence[Path], out: Path, say: Callable[[str], N
     size = contract.image_size
     unit, side = map_unit(model, variables, size)
     look = jax.jit(partial(age_map, model, contract.objective(), unit, flip=contract.flip))
-    say(f"what {_before(model, unit)} sees, {side} x {side} places of {size} px: blue says younger, orange older")
+    log(f"what {_before(model, unit)} sees, {side} x {side} places of {size} px: blue says younger, orange older")
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for path, name in zip(images, names, strict=True):
         pixels = decode_file(path, size)
-        batch = normalise(to_unit(jnp.asarray(pixels[None])), contract.mean, contract.std)
+        batch = normalize(to_unit(jnp.asarray(pixels[None])), contract.mean, contract.std)
         ages, maps = look(variables, batch)
         overlay(out / name, pixels, np.asarray(maps[0]), f"{path.name}: {float(ages[0]):.1f} years")
-        say(f"{path}\t{float(ages[0]):.1f}\t{out / name}")
+        log(f"{path}\t{float(ages[0]):.1f}\t{out / name}")
         written.append(out / name)
     return written
 

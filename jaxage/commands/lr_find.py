@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,18 +15,18 @@ from jaxtyping import Float
 
 from jaxage.config import TrainConfig, cache_folder
 from jaxage.data.load import load_data
-from jaxage.data.loader import dispatches
-from jaxage.data.sampler import epoch_order
+from jaxage.data.loader import step_batches
+from jaxage.data.sampler import epoch_batches
 from jaxage.report.plots import rates
 from jaxage.report.tables import write_csv
 from jaxage.training.build import assemble
 from jaxage.training.checkpoint import Checkpoint, open_checkpoints, restore_latest, save
 from jaxage.training.loop import Job, steps_per_epoch
-from jaxage.training.run_folder import claim, create_run, find_run
-from jaxage.training.setup import check_settings, first_variables, make_contract
+from jaxage.training.run_folder import create_run, find_run, lock_run_dir
+from jaxage.training.setup import check_settings, first_variables, make_model_config
 from jaxage.training.state import TrainState
-from jaxage.types import UserError
-from jaxage.utils.sharding import in_turn, replicated
+from jaxage.types import Log, UserError
+from jaxage.utils.sharding import block_if_multi_cpu, replicated
 
 _LOW, _HIGH = 1e-6, 1.0
 _MEMORY = 0.95
@@ -44,7 +44,7 @@ class RangeTest:
     suggestion: float | None
 
 
-def lr_find(config: TrainConfig, steps: int, say: Callable[[str], None] = print) -> RangeTest:
+def lr_find(config: TrainConfig, steps: int, log: Log = print) -> RangeTest:
     """Train `steps` steps while the rate grows from 1e-6 to 1, and write lr-find.csv and lr-find.png into the folder.
 
     It ends early when the smoothed loss is three times the least or no number. The suggestion is a tenth of the rate
@@ -57,21 +57,21 @@ def lr_find(config: TrainConfig, steps: int, say: Callable[[str], None] = print)
         config = replace(config, cache_features="off")
     config, folder = find_run(replace(config, out=config.out or Path("lr-find"), unfreeze=""))
     groups = check_settings(config)
-    with claim(folder):
-        dataset = load_data(config, cache_folder(), say)
-        contract = make_contract(config, dataset)
-        variables, weights = first_variables(config, contract, say)
+    with lock_run_dir(folder):
+        dataset = load_data(config, cache_folder(), log)
+        contract = make_model_config(config, dataset)
+        variables, weights = first_variables(config, contract, log)
         config = replace(config, loss=contract.loss, dtype=contract.dtype)
         create_run(config, folder, {"command": "lr-find", "data": dataset.sha256, "weights": weights, "steps": steps})
         growing = growth(steps)
-        job, state, _ = assemble(config, folder, dataset, contract, variables, groups, started, say, schedule=growing)
+        job, state, _ = assemble(config, folder, dataset, contract, variables, groups, started, log, schedule=growing)
         losses = _losses(job, state, steps)
         test = read(np.asarray([growing(step) for step in range(len(losses))], np.float64), losses)
         rows = zip(test.rate, test.loss, test.smooth, strict=True)
         write_csv(folder / "lr-find.csv", ("rate", "loss", "smooth"), (tuple(f"{x:.6g}" for x in row) for row in rows))
         rates(folder / "lr-find.png", test.rate, test.loss, test.smooth, test.suggestion)
     found = f"try --learning-rate {test.suggestion:.1e}" if test.suggestion else "the loss never fell: look at the plot"
-    say(f"{len(losses)} steps, rates up to {test.rate[-1]:.1e}: {found} ({folder / 'lr-find.png'})")
+    log(f"{len(losses)} steps, rates up to {test.rate[-1]:.1e}: {found} ({folder / 'lr-find.png'})")
     return test
 
 
@@ -99,12 +99,12 @@ def _losses(job: Job, state: TrainState, steps: int) -> Float[np.ndarray, " step
     losses: list[float] = []
     if restored := restore_latest(checkpoints, state, replicated(job.mesh)):
         state, losses = restored.state, restored.progress["losses"]
-        job.say(f"resuming at step {int(state.step)}")
+        job.log(f"resuming at step {int(state.step)}")
     step = job.stages[0].train_steps[1]
     before = float(state.loss_sum), float(state.loss_weight)
     for batch in _batches(job, len(losses), steps):
         state, flag = step(state, *batch)
-        in_turn(flag)
+        block_if_multi_cpu(flag)
         after = float(state.loss_sum), float(state.loss_weight)
         losses.append((after[0] - before[0]) / (after[1] - before[1]))
         before = after
@@ -125,8 +125,8 @@ def _batches(job: Job, done: int, steps: int) -> Iterator[tuple[Any, ...]]:
     while done < steps:
         epoch, first = divmod(done, per_epoch)
         end = min(per_epoch, first + steps - done)
-        order = epoch_order(job.learning.slots, job.config.seed, epoch + 1, job.config.batch_size)
+        order = epoch_batches(job.inputs.view_rows, job.config.seed, epoch + 1, job.config.batch_size)
         order = jax.device_put(order, replicated(job.mesh))
-        with closing(dispatches(job.learning.feed, order, first, end, 1)) as arguments:
+        with closing(step_batches(job.inputs.loader, order, first, end, 1)) as arguments:
             yield from arguments
         done += end - first

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxage.commands.evaluate import images_at, predict_rows
 from jaxage.data.decode import ImageError, decode_image
-from jaxage.data.loader import Feed
+from jaxage.data.loader import DataLoader
 from jaxage.training.export import load_model
 from jaxage.training.inputs import from_images
 from jaxage.training.step import make_predict_step
@@ -31,8 +31,8 @@ def predict(run: Path, images: Sequence[Path], batch_size: int = 32) -> np.ndarr
     ages = []
     for start in range(0, len(images), size):
         batch = np.stack([decode_file(path, contract.image_size) for path in images[start : start + size]])
-        feed = Feed(batch, np.zeros(len(batch), np.float32), mesh)
-        ages.append(predict_rows(step, variables, feed, images_at(np.arange(len(batch)), contract.flip), size))
+        loader = DataLoader(batch, np.zeros(len(batch), np.float32), mesh)
+        ages.append(predict_rows(step, variables, loader, images_at(np.arange(len(batch)), contract.flip), size))
     return np.concatenate(ages)
 
 

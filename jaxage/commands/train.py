@@ -3,7 +3,6 @@
 import json
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,25 @@ from jaxage.pretrained.load import RANDOM
 from jaxage.report.plots import contact_sheet, curves, scatter
 from jaxage.report.tables import model_card, results_table, write_failures, write_predictions
 from jaxage.training.build import assemble
-from jaxage.training.export import Contract, export_model
+from jaxage.training.export import ModelConfig, export_model
 from jaxage.training.freeze import Group
 from jaxage.training.loop import Job, Progress, fit, predict_at
 from jaxage.training.ridge import solve
-from jaxage.training.run_folder import CONFIG, REPORT, claim, create_run, environment, find_run, unusual, write_json
-from jaxage.training.setup import check_settings, first_variables, make_contract
-from jaxage.types import Variables
+from jaxage.training.run_folder import (
+    CONFIG,
+    REPORT,
+    create_run,
+    environment,
+    find_run,
+    lock_run_dir,
+    non_default_flags,
+    write_json,
+)
+from jaxage.training.setup import check_settings, first_variables, make_model_config
+from jaxage.types import Log, Variables
 
-Say = Callable[[str], None]
 
-
-def train(config: TrainConfig, say: Say = print) -> dict[str, Any]:
+def train(config: TrainConfig, log: Log = print) -> dict[str, Any]:
     """Run `config` to the end in its folder, and give back what `report.json` holds.
 
     Raises UserError (DataError, WeightsError, ConversionError and RunError are such) for settings, data and weights
@@ -41,26 +47,26 @@ def train(config: TrainConfig, say: Say = print) -> dict[str, Any]:
     started = time.perf_counter()
     config, folder = find_run(config)
     if (folder / REPORT).exists():
-        say(f"{folder} is finished: nothing to resume")
+        log(f"{folder} is finished: nothing to resume")
         report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         return report
-    say(f"run folder: {folder}, settings: {unusual(config) or 'the defaults'}")
+    log(f"run folder: {folder}, settings: {non_default_flags(config) or 'the defaults'}")
     groups = check_settings(config)
-    with claim(folder):
-        return _run(config, folder, groups, started, say)
+    with lock_run_dir(folder):
+        return _run(config, folder, groups, started, log)
 
 
-def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: float, say: Say) -> dict[str, Any]:
-    dataset = load_data(config, cache_folder(), say)
-    contract = make_contract(config, dataset)
-    variables, weights = first_variables(config, contract, say)
+def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: float, log: Log) -> dict[str, Any]:
+    dataset = load_data(config, cache_folder(), log)
+    contract = make_model_config(config, dataset)
+    variables, weights = first_variables(config, contract, log)
     started_from = config.weights if weights["sha256"] else RANDOM
     config = replace(config, weights=started_from, loss=contract.loss, dtype=contract.dtype)
     create_run(config, folder, {"command": "train", "data": dataset.sha256, "weights": weights})
     write_failures(folder / "failures.csv", dataset.failures)
-    job, state, facts = assemble(config, folder, dataset, contract, variables, groups, started, say)
+    job, state, facts = assemble(config, folder, dataset, contract, variables, groups, started, log)
     if config.cache_features == "auto":  # decided by measured times: resumed, the run must not decide otherwise
-        write_json(folder / CONFIG, to_json(replace(config, cache_features=job.learning.place)))
+        write_json(folder / CONFIG, to_json(replace(config, cache_features=job.inputs.place)))
     if config.solver == "ridge":
         best, progress = solve(job, state.average, contract, create_model(config.arch).spec.head)
     else:
@@ -69,7 +75,7 @@ def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: 
     report = {
         "arch": config.arch,
         "trainable": config.trainable,
-        "settings": unusual(replace(config, data=None, weights=TrainConfig.weights)),
+        "settings": non_default_flags(replace(config, data=None, weights=TrainConfig.weights)),
         "weights": weights,
         "demonstration": config.data is None,
         "data": describe_data(dataset),
@@ -85,8 +91,8 @@ def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: 
         "environment": environment(),
     }
     _write_results(job, best, contract, progress, report)
-    say(results_table(report))
-    say(f"\nreport, predictions, plots and model: {folder}")
+    log(results_table(report))
+    log(f"\nreport, predictions, plots and model: {folder}")
     return report
 
 
@@ -131,7 +137,9 @@ def _show_faces(folder: Path, dataset: Dataset, rows: np.ndarray, prediction: np
     contact_sheet(folder / "faces.png", dataset.images[rows[shown]], captions, columns=8)
 
 
-def _write_results(job: Job, best: Variables, contract: Contract, progress: Progress, report: dict[str, Any]) -> None:
+def _write_results(
+    job: Job, best: Variables, contract: ModelConfig, progress: Progress, report: dict[str, Any]
+) -> None:
     """Curves, exported model and, last, the report: a folder with a report is a finished run."""
     if job.config.solver == "adamw":
         curves(job.folder / "curves.png", progress.history, progress.best_epoch)

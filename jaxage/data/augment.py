@@ -1,4 +1,4 @@
-"""Random crops, flips and colour, on the device; the key comes first."""
+"""Random crops, flips and color, on the device; the key comes first."""
 
 import jax
 import jax.numpy as jnp
@@ -12,34 +12,34 @@ def to_unit(images: RawImages) -> Images:
     return images.astype(jnp.float32) / 255
 
 
-def normalise(images: Images, mean: tuple[float, ...], std: tuple[float, ...]) -> Images:
+def normalize(images: Images, mean: tuple[float, ...], std: tuple[float, ...]) -> Images:
     """`(images - mean) / std` for each channel: the contract of the weights."""
     return (images - jnp.asarray(mean)[None, None, None]) / jnp.asarray(std)[None, None, None]
 
 
 def augment(key: Array, images: Images) -> Images:
-    """A random crop resized to the full size, a flip of half of the images, and a light change of colour.
+    """A random crop resized to the full size, a flip of half of the images, and a light change of color.
 
     The crop has 80-100 % of the area and a ratio of sides within 10 % of the image's. Cropping, resizing (bilinear)
     and flipping are one matrix product on each side. Brightness, contrast and saturation change by up to 20 %. Values
     stay in 0-1.
     """
-    crop_key, colour_key = jax.random.split(key)
+    crop_key, color_key = jax.random.split(key)
     rows, columns = _crop_matrices(crop_key, *images.shape[:3])
     images = jnp.einsum("byh,bhwc,bxw->byxc", rows, images, columns)
-    return _colour(colour_key, images)
+    return _color(color_key, images)
 
 
-def view(key: Array, images: Images, codes: Int[Array, " batch"], views: int) -> Images:
+def view(key: Array, images: Images, view_ids: Int[Array, " batch"], views: int) -> Images:
     """Each image as the view `code % views` of it: itself (0), its mirror (1), or a random crop and flip of its own.
 
     `code // views` is the image's number: the same code gives the same crop, in any batch. Values stay in 0-1.
     """
-    which = (codes % views)[:, None, None, None]
+    which = (view_ids % views)[:, None, None, None]
     chosen = jnp.where(which == 1, images[:, :, ::-1], images)
     if views <= 2:
         return chosen
-    keys = jax.vmap(lambda code: jax.random.fold_in(key, code))(codes)
+    keys = jax.vmap(lambda code: jax.random.fold_in(key, code))(view_ids)
     rows, columns = jax.vmap(lambda each: _crop_matrices(each, 1, *images.shape[1:3]))(keys)
     crops = jnp.einsum("byh,bhwc,bxw->byxc", rows[:, 0], images, columns[:, 0])
     return jnp.where(which > 1, crops, chosen)
@@ -67,11 +67,11 @@ def _resample(start: Float[Array, " batch"], extent: Float[Array, " batch"], siz
     return jnp.maximum(0, 1 - jnp.abs(points[:, :, None] - jnp.arange(size, dtype=jnp.float32)[None, None]))
 
 
-def _colour(key: Array, images: Images) -> Images:
+def _color(key: Array, images: Images) -> Images:
     factors = jax.random.uniform(key, (3, images.shape[0], 1, 1, 1), minval=0.8, maxval=1.2)
     brightness, contrast, saturation = factors
     images = jnp.clip(images * brightness, 0, 1)
     middle = images.mean((1, 2, 3), keepdims=True)
     images = jnp.clip(middle + (images - middle) * contrast, 0, 1)
-    grey = images.mean(3, keepdims=True)
-    return jnp.clip(grey + (images - grey) * saturation, 0, 1)
+    gray = images.mean(3, keepdims=True)
+    return jnp.clip(gray + (images - gray) * saturation, 0, 1)

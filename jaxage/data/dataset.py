@@ -269,7 +269,7 @@ def remove_stale(cache: Path) -> None:
 
 
 def _hash(lines: Iterable[Sequence[Any]]) -> str:
-    """SHA-256 of each value as JSON and a line feed."""
+    """SHA-256 of each value as JSON and a line loader."""
     digest = hashlib.sha256()
     for line in lines:
         digest.update(json.dumps(line).encode() + b"\n")

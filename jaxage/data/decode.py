@@ -34,8 +34,8 @@ def strict_warnings() -> Iterator[None]:
 def decode_image(data: bytes, size: int, min_side: int = MIN_SIDE) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """The first frame as RGB: upright by EXIF, shorter side resized to `size` (bilinear, antialiased), centre crop.
 
-    Resizing is Pillow's and both roundings are torchvision's. Grey and palette images become RGB, 16-bit grey is
-    divided by 257, CMYK is converted by Pillow without colour profiles, transparent parts lie on white. EXIF data that
+    Resizing is Pillow's and both roundings are torchvision's. Grey and palette images become RGB, 16-bit gray is
+    divided by 257, CMYK is converted by Pillow without color profiles, transparent parts lie on white. EXIF data that
     cannot be read are ignored.
 
     Raises ImageError for what is no image in one of `FORMATS`; is truncated or corrupt; has more than Pillow's
@@ -83,7 +83,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # convert() would clip at 255
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise ImageError("grey values outside 16 bits")
+            raise ImageError("gray values outside 16 bits")
         image = Image.fromarray(np.round(values / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

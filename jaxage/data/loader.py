@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxage.data.sampler import Order
+from jaxage.data.sampler import EpochBatches
 from jaxage.types import Ages, Items
 from jaxage.utils.sharding import replicate
 
@@ -24,7 +24,7 @@ Arguments = tuple[Items, Ages | np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Feed:
+class DataLoader:
     """Images, uint8 (n, size, size, 3), or features of them, (n, ...), with their ages, float32 (n,).
 
     On the device if `items` is a JAX array, streamed if it is a NumPy array such as a memory map.
@@ -40,15 +40,15 @@ class Feed:
         return isinstance(self.items, jax.Array)
 
 
-def make_feed(items: np.ndarray, ages: np.ndarray, mesh: Mesh, budget: float | None) -> Feed:
-    """A resident feed if the items fit into `budget` GiB of each device (see `room`), else a streamed one."""
+def make_loader(items: np.ndarray, ages: np.ndarray, mesh: Mesh, budget: float | None) -> DataLoader:
+    """A resident loader if the items fit into `budget` GiB of each device (see `room`), else a streamed one."""
     if items.nbytes > room(mesh, budget):
-        return Feed(items, ages, mesh)
-    return Feed(replicate(items, mesh), replicate(ages, mesh), mesh)
+        return DataLoader(items, ages, mesh)
+    return DataLoader(replicate(items, mesh), replicate(ages, mesh), mesh)
 
 
 def room(mesh: Mesh, budget: float | None) -> float:
-    """Bytes of each device that a feed may take: `budget` GiB, or half of what a device has.
+    """Bytes of each device that a loader may take: `budget` GiB, or half of what a device has.
 
     Devices of one host's CPU share its memory.
     """
@@ -65,18 +65,18 @@ def memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def batches(feed: Feed, rows: Iterable[np.ndarray]) -> Generator[Arguments]:
+def batches(loader: DataLoader, rows: Iterable[np.ndarray]) -> Generator[Arguments]:
     """For every batch of rows, in their order, the arguments of a step.
 
-    Those of a streamed feed are read and sent ahead by threads, which end with the iterator.
+    Those of a streamed loader are read and sent ahead by threads, which end with the iterator.
     """
-    if feed.resident:
+    if loader.resident:
         for batch in rows:
-            yield feed.items, feed.ages, batch
+            yield loader.items, loader.ages, batch
         return
 
     def fetch(batch: np.ndarray) -> Arguments:
-        return *replicate((feed.items[batch], feed.ages[batch]), feed.mesh), np.arange(len(batch), dtype=np.int32)
+        return *replicate((loader.items[batch], loader.ages[batch]), loader.mesh), np.arange(len(batch), dtype=np.int32)
 
     ahead: deque[Future[Arguments]] = deque()
     with ThreadPoolExecutor(_READERS) as pool:
@@ -88,26 +88,26 @@ def batches(feed: Feed, rows: Iterable[np.ndarray]) -> Generator[Arguments]:
             yield ahead.popleft().result()
 
 
-def dispatches(
-    feed: Feed, order: Order, first: int, end: int, count: int
-) -> Generator[tuple[Items, Ages | np.ndarray, Order]]:
+def step_batches(
+    loader: DataLoader, order: EpochBatches, first: int, end: int, count: int
+) -> Generator[tuple[Items, Ages | np.ndarray, EpochBatches]]:
     """The arguments of every `count` steps of an epoch, from the step `first` up to `end`.
 
     They are the whole order, if all is resident, else (`count` must be 1) one batch and its part of the order.
     """
-    if feed.resident:
+    if loader.resident:
         for _ in range(first, end, count):
-            yield feed.items, feed.ages, order
+            yield loader.items, loader.ages, order
         return
-    rows, codes, weights = (np.asarray(part)[first:end] for part in order)
-    for i, (items, ages, places) in enumerate(batches(feed, rows)):
-        yield items, ages, Order(places[None], codes[i][None], weights[i][None])
+    rows, view_ids, weights = (np.asarray(part)[first:end] for part in order)
+    for i, (items, ages, places) in enumerate(batches(loader, rows)):
+        yield items, ages, EpochBatches(places[None], view_ids[i][None], weights[i][None])
 
 
-def rate(feed: Feed, batch_size: int, count: int = 50) -> float:
-    """Items a second that the feed gives when nothing is done with them, over some batches in random order."""
-    rows = np.random.default_rng(0).integers(len(feed.items), size=(count, batch_size), dtype=np.int32)
+def rate(loader: DataLoader, batch_size: int, count: int = 50) -> float:
+    """Items a second that the loader gives when nothing is done with them, over some batches in random order."""
+    rows = np.random.default_rng(0).integers(len(loader.items), size=(count, batch_size), dtype=np.int32)
     started = time.perf_counter()
-    for items, _, _ in batches(feed, rows):
+    for items, _, _ in batches(loader, rows):
         jax.block_until_ready(items)
     return rows.size / (time.perf_counter() - started)

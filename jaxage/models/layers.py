@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxage.models.ops.batch_norm import normalise_by_batch, normalise_by_batch_on_cpu
+from jaxage.models.ops.batch_norm import normalize_by_batch, normalize_by_batch_on_cpu
 from jaxage.models.ops.conv import FeatureMap, conv_depthwise, conv_general, conv_matmul, out_size
 from jaxage.models.ops.winograd import conv_winograd
 from jaxage.types import UserError
@@ -71,17 +71,17 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
     """`torch.nn.BatchNorm2d` (eps 1e-5, momentum 0.1), statistics in float32.
 
-    A module whose dotted path is in `live` normalises by the batch's mean and biased variance and moves its running
-    statistics, with the unbiased variance (torch's training mode); every other one normalises by its running
+    A module whose dotted path is in `train_bn` normalizes by the batch's mean and biased variance and moves its running
+    statistics, with the unbiased variance (torch's training mode); every other one normalizes by its running
     statistics, which stay as they are (torch's eval mode), as part of the convolution before it.
     """
 
-    live: Collection[str] = frozenset()
+    train_bn: Collection[str] = frozenset()
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: FeatureMap, conv: Conv) -> FeatureMap:
-        """Normalises `conv(x)`, NHWC in `dtype`. Raises UserError for a live module that sees one value per channel."""
+        """Normalises `conv(x)`, NHWC in `dtype`. Raises UserError for a train_bn module that sees one value per channel."""
         shape = (conv.features,)
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
@@ -89,7 +89,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         mean, var = running_mean.value, running_var.value
         path = ".".join(self.path)
-        if path not in self.live:
+        if path not in self.train_bn:
             gain = scale * lax.rsqrt(var + 1e-5)
             x = conv(x, gain).astype(jnp.float32) + (bias - mean * gain)[None, None, None]
             return x.astype(self.dtype)
@@ -100,15 +100,15 @@ class BatchNorm(nn.Module):
                 f"{path}: a BatchNorm in training mode needs more than one value per channel, got 1; use a larger "
                 "--batch-size or --image-size"
             )
-        normalise = normalise_by_batch_on_cpu if jax.default_backend() == "cpu" else normalise_by_batch
-        x, mean, var = normalise(x, scale, bias)
+        normalize = normalize_by_batch_on_cpu if jax.default_backend() == "cpu" else normalize_by_batch
+        x, mean, var = normalize(x, scale, bias)
         running_mean.value += 0.1 * (mean - running_mean.value)
         running_var.value += 0.1 * (var * (count / (count - 1)) - running_var.value)
         return x.astype(self.dtype)
 
 
 class Linear(nn.Module):
-    """`torch.nn.Linear` in float32, initialised as torch does."""
+    """`torch.nn.Linear` in float32, initialized as torch does."""
 
     features: int
 

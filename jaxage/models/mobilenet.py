@@ -89,7 +89,7 @@ class MobileNetV2(nn.Module):
     """The network, or those of its `UNITS` that are in `units`; its stages are `STAGES`."""
 
     outputs: int
-    live: Collection[str] = frozenset()
+    train_bn: Collection[str] = frozenset()
     dtype: Any = jnp.float32
     units: Collection[str] = UNITS
 
@@ -103,7 +103,7 @@ class MobileNetV2(nn.Module):
         stages: dict[str, Array] = {}
         if any(unit.startswith("features") for unit in self.units):
             conv = partial(Conv, dtype=self.dtype)
-            norm = partial(BatchNorm, live=self.live, dtype=self.dtype)
+            norm = partial(BatchNorm, train_bn=self.train_bn, dtype=self.dtype)
             x, stages = Features(conv, norm, self.units, name="features")(x)
         if "avgpool" in self.units:
             stages["avgpool"] = x = pool(x)

@@ -18,7 +18,7 @@ class Output(NamedTuple):
     """What a network gives back.
 
     logits: float32 (batch, outputs).
-    batch_stats: the running statistics after this batch; those of modules not in `live` are as they were.
+    batch_stats: the running statistics after this batch; those of modules not in `train_bn` are as they were.
     stages: the activation of each stage by torchvision's name (before the ReLU for `bn1`).
     """
 
@@ -43,10 +43,10 @@ class Spec:
 class Model(NamedTuple):
     """A network as functions.
 
-    init(key) -> Variables: float32, torch's initialisation.
-    apply(variables, images, *, start=first unit, live=frozenset(), dropout_key=None) -> Output: `images` are float32
-        NHWC, normalised, or, with another `start`, what `features` gives for it; `live` names the BatchNorm modules
-        that normalise by the batch; dropout is on if a key is given.
+    init(key) -> Variables: float32, torch's initialization.
+    apply(variables, images, *, start=first unit, train_bn=frozenset(), dropout_key=None) -> Output: `images` are float32
+        NHWC, normalized, or, with another `start`, what `features` gives for it; `train_bn` names the BatchNorm modules
+        that normalize by the batch; dropout is on if a key is given.
     features(variables, images, stop) -> Array: what the unit `stop` takes, (batch, ...) in the trunk's dtype, with
         every BatchNorm by running statistics; the images themselves for the first unit.
     """
@@ -83,12 +83,12 @@ def create_model(arch: Arch, *, outputs: int = 1, dtype: Dtype = "float32") -> M
         images: Array,
         *,
         start: str = units[0],
-        live: frozenset[str] = frozenset(),
+        train_bn: frozenset[str] = frozenset(),
         dropout_key: Array | None = None,
     ) -> Output:
         rngs: Any = None if dropout_key is None else {"dropout": dropout_key}
         dropout = dropout_key is not None
-        part = build(live=live, units=units[units.index(start) :])
+        part = build(train_bn=train_bn, units=units[units.index(start) :])
         (logits, activations), changed = part.apply(
             variables, images, dropout=dropout, rngs=rngs, mutable=["batch_stats"]
         )

@@ -41,7 +41,7 @@ class ResNet18(nn.Module):
     """The network, or those of its `UNITS` that are in `units`; its stages are `STAGES`."""
 
     outputs: int
-    live: Collection[str] = frozenset()
+    train_bn: Collection[str] = frozenset()
     dtype: Any = jnp.float32
     units: Collection[str] = UNITS
 
@@ -53,7 +53,7 @@ class ResNet18(nn.Module):
         outputs), or what the last unit gives.
         """
         conv = partial(Conv, dtype=self.dtype)
-        norm = partial(BatchNorm, live=self.live, dtype=self.dtype)
+        norm = partial(BatchNorm, train_bn=self.train_bn, dtype=self.dtype)
         block = partial(BasicBlock, conv=conv, norm=norm)
         stages = {}
         if "conv1" in self.units:

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxage.report.style import BLUE, GREY, ORANGE, STYLE, powers, save_picture, shown
+from jaxage.report.style import BLUE, GRAY, ORANGE, STYLE, powers, save_picture, shown
 
 _DENSITY = LinearSegmentedColormap.from_list("density", ["#b9d9ee", BLUE, "#001f33"])
 _MANY_POINTS = 2000
@@ -31,7 +31,7 @@ def scatter(
 ) -> None:
     """Predicted against true age in years, 1050 x 1050 pixels, with the line where they are equal.
 
-    Up to 2,000 rows are drawn as points, more as hexagons coloured by their number. `plcc` and `srocc` are printed in
+    Up to 2,000 rows are drawn as points, more as hexagons colored by their number. `plcc` and `srocc` are printed in
     the picture, "undefined" if None or NaN, beside the mean absolute error. Rows that are not finite are not drawn.
     Raises ValueError unless `prediction` and `target` are (n,) of one length.
     """
@@ -196,14 +196,14 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
 
 def _panel(axes: Axes, title: str, epochs: list[int], lines: dict[str, list[float | None]], best_epoch: int) -> None:
     axes.set_title(title)
-    axes.axvline(best_epoch, color=GREY, linewidth=1.6, linestyle=":", zorder=1)
+    axes.axvline(best_epoch, color=GRAY, linewidth=1.6, linestyle=":", zorder=1)
     for (label, values), color, style in zip(lines.items(), (BLUE, ORANGE), ("-", "--"), strict=False):
         numbers = np.array([np.nan if value is None else value for value in values], np.float64)
         axes.plot(epochs, numbers, style, marker="o" if len(epochs) <= 40 else "", color=color, label=label)
         best = numbers[epochs.index(best_epoch)]
         axes.plot(best_epoch, best, "o", color=color, markersize=11, markeredgecolor="white", zorder=3)
     if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines[1:]):
-        axes.text(0.5, 0.5, "undefined", transform=axes.transAxes, ha="center", color=GREY)
+        axes.text(0.5, 0.5, "undefined", transform=axes.transAxes, ha="center", color=GRAY)
         axes.set_yticks([])
     if len(lines) > 1:
         axes.legend(loc="lower right")
@@ -224,24 +224,24 @@ def _cut(caption: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 def timeline(path: Path, lanes: Mapping[str, Sequence[tuple[float, float, str]]], title: str) -> None:
     """What each thread and stream does over time, one below the other; 1800 pixels wide.
 
-    `lanes` has for each (start, duration, kind), in milliseconds; the kinds "compute", "wait" and "host" have a colour.
+    `lanes` has for each (start, duration, kind), in milliseconds; the kinds "compute", "wait" and "host" have a color.
     Raises ValueError if there is none.
     """
     if not lanes:
         raise ValueError("nothing was recorded")
-    kinds = {"compute": BLUE, "host": GREY, "wait": ORANGE}
+    kinds = {"compute": BLUE, "host": GRAY, "wait": ORANGE}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, 2.2 + 0.7 * len(lanes)), layout="constrained")
         axes = figure.subplots()
         for row, spans in enumerate(lanes.values()):
-            for kind, colour in kinds.items():
+            for kind, color in kinds.items():
                 bars = [(start, duration) for start, duration, its in spans if its == kind]
-                axes.broken_barh(bars, (row - 0.4, 0.8), facecolors=colour, linewidth=0)
+                axes.broken_barh(bars, (row - 0.4, 0.8), facecolors=color, linewidth=0)
         axes.set_yticks(range(len(lanes)), lanes)
         axes.invert_yaxis()
         axes.set_xlabel("milliseconds")
         axes.grid(visible=False, axis="y")
         axes.set_title(title)
-        patches = [Patch(color=colour, label=kind) for kind, colour in kinds.items()]
+        patches = [Patch(color=color, label=kind) for kind, color in kinds.items()]
         axes.legend(handles=patches, loc="upper left", bbox_to_anchor=(0, -0.25 / (0.3 * len(lanes))), ncols=3)
         save_picture(path, figure)

@@ -14,20 +14,20 @@ _YOUNGER_OLDER = LinearSegmentedColormap.from_list("younger-older", [BLUE, "#f7f
 
 
 def overlay(path: Path, image: UInt8[np.ndarray, "h w 3"], evidence: Float[np.ndarray, "y x"], title: str) -> None:
-    """The image, and beside it the same in grey under `evidence`: orange above 0, blue below, clear at 0.
+    """The image, and beside it the same in gray under `evidence`: orange above 0, blue below, clear at 0.
 
     Colours are scaled to the largest magnitude of this map. 1200 x 720 pixels.
     """
     largest = float(np.abs(evidence).max()) or 1.0
-    grey = image.mean(2)
-    height, width = grey.shape
+    gray = image.mean(2)
+    height, width = gray.shape
     strength = np.abs(evidence) / largest
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 4.8), layout="constrained")
         figure.suptitle(title, x=0.012, ha="left")
         plain, shaded = figure.subplots(1, 2)
         plain.imshow(image)
-        shaded.imshow(grey, cmap="gray", vmin=0, vmax=255)
+        shaded.imshow(gray, cmap="gray", vmin=0, vmax=255)
         drawn = shaded.imshow(
             evidence,
             cmap=_YOUNGER_OLDER,

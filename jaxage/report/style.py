@@ -1,4 +1,4 @@
-"""What all pictures share: colours, type, and that they are written whole or not at all."""
+"""What all pictures share: colors, type, and that they are written whole or not at all."""
 
 import io
 import os
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#6b6b6b"  # Okabe and Ito's, safe for colour-blind readers
+BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "#6b6b6b"  # Okabe and Ito's, safe for color-blind readers
 STYLE: Any = {
     "figure.dpi": 150,
     "savefig.dpi": 150,

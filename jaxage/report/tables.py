@@ -37,7 +37,7 @@ Bias is predicted minus true age, in years.
 ages that training saw little of: minors and the old are few in face datasets and are judged badly. Data such as
 IMDB-WIKI and UTKFace are for non-commercial research; a model trained on them inherits those terms.
 
-`model.json` is the input contract: size, resizing, colour normalisation, and how the output becomes an age.
+`model.json` is the input contract: size, resizing, color normalization, and how the output becomes an age.
 """
 
 

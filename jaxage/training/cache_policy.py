@@ -3,7 +3,6 @@
 import math
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from jaxage.config import TrainConfig
 from jaxage.data.loader import memory, room
 from jaxage.training.feature_cache import (
     BATCH_PER_DEVICE,
-    Learning,
     Prefix,
+    TrainInputs,
     feature_key,
     from_store,
     keep,
@@ -24,15 +23,14 @@ from jaxage.training.feature_cache import (
 )
 from jaxage.training.inputs import from_images
 from jaxage.training.placement import Costs, Placement, decide
+from jaxage.types import Log
 
 _SHARE_OF_DISK, _SHARE_OF_MEMORY = 0.25, 0.5
 
-Say = Callable[[str], None]
 
-
-def choose_learning(
-    config: TrainConfig, prefix: Prefix, seen: int, data_sha256: str, cache: Path, say: Say
-) -> Learning:
+def choose_inputs(
+    config: TrainConfig, prefix: Prefix, seen: int, data_sha256: str, cache: Path, log: Log
+) -> TrainInputs:
     """Images through the frozen prefix at every step, or its features, found in `cache` or computed now.
 
     `seen` is how many images the run will look at, epochs and tests together. What is chosen, and why, is said.
@@ -45,15 +43,15 @@ def choose_learning(
         views=prefix.views,
         seed=prefix.seed,
     )
-    slots = np.repeat(prefix.train_rows[:, None], prefix.views, axis=1).astype(np.int32)
-    images = Learning(prefix.feed, slots, images_at(np.arange(len(prefix.feed.items)), prefix.flip), source)
+    view_rows = np.repeat(prefix.train_rows[:, None], prefix.views, axis=1).astype(np.int32)
+    images = TrainInputs(prefix.loader, view_rows, images_at(np.arange(len(prefix.loader.items)), prefix.flip), source)
     if config.cache_features == "off" or prefix.start == prefix.model.spec.units[0]:
         return images
     path = cache / "features" / f"{feature_key(prefix, data_sha256)}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = kept(prefix, path)
     place, why = _place(config, prefix, seen, path.parent, stored is not None)
-    say(f"frozen layers, before {prefix.start}: {_PLACES[place]}, {why}")
+    log(f"frozen layers, before {prefix.start}: {_PLACES[place]}, {why}")
     if place == "off":
         return images
     started = time.perf_counter()
@@ -64,7 +62,7 @@ def choose_learning(
         budget = math.inf if place == "device" else 0.0
         features = np.empty(prefix.shape, prefix.dtype)
         run_prefix(prefix, features)
-    say(f"  {len(features):,} features ready in {time.perf_counter() - started:.1f} s")
+    log(f"  {len(features):,} features ready in {time.perf_counter() - started:.1f} s")
     return replace(from_store(prefix, features, budget), place=place)
 
 
@@ -91,7 +89,7 @@ def _place(config: TrainConfig, prefix: Prefix, seen: int, folder: Path, found: 
             images=prefix.shape[0],
             seen=seen,
             seconds=_seconds(prefix),
-            device=room(prefix.feed.mesh, config.memory_budget),
+            device=room(prefix.loader.mesh, config.memory_budget),
             disk=_SHARE_OF_DISK * shutil.disk_usage(folder).free,
             host=_SHARE_OF_MEMORY * memory(),
         )
@@ -100,7 +98,7 @@ def _place(config: TrainConfig, prefix: Prefix, seen: int, folder: Path, found: 
 
 def _seconds(prefix: Prefix) -> float:
     """Of the prefix for one image: a few batches, once it is compiled."""
-    some = min(prefix.shape[0], 4 * BATCH_PER_DEVICE * prefix.feed.mesh.size)
+    some = min(prefix.shape[0], 4 * BATCH_PER_DEVICE * prefix.loader.mesh.size)
     out = np.empty((some, *prefix.shape[1:]), prefix.dtype)
     run_prefix(prefix, out[:1])
     started = time.perf_counter()

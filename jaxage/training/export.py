@@ -26,7 +26,7 @@ _INPUT = {
 
 
 @dataclass(frozen=True)
-class Contract:
+class ModelConfig:
     """What goes in and what comes out.
 
     Input: RGB in 0-1, the shorter side resized to `image_size` (bilinear, antialiased), centre-cropped to a square,
@@ -53,7 +53,7 @@ class Contract:
         return create_model(self.arch, outputs=self.objective().outputs, dtype=self.dtype)
 
 
-def export_model(folder: Path, variables: Variables, contract: Contract, card: str) -> None:
+def export_model(folder: Path, variables: Variables, contract: ModelConfig, card: str) -> None:
     """Write `model.safetensors`, `model.json` (the contract) and `README.md` (`card`) into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     leaves = {name: _to_numpy(tree) for name, tree in variables.items()}
@@ -67,15 +67,15 @@ def export_model(folder: Path, variables: Variables, contract: Contract, card: s
     write_json(folder / "model.json", asdict(contract) | {"input": _INPUT, "output": output})
 
 
-def load_model(folder: Path) -> tuple[Variables, Contract]:
+def load_model(folder: Path) -> tuple[Variables, ModelConfig]:
     """What `export_model` wrote, from its folder or the run's. Raises UserError naming what is missing."""
     folder = folder / "model" if (folder / "model").is_dir() else folder
     if not (folder / "model.json").is_file():
         raise UserError(f"{folder} holds no model.json: give the folder of a finished run, or its model/ folder")
     try:
         fields = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        known = {field.name: fields[field.name] for field in dataclasses.fields(Contract)}
-        contract = Contract(**(known | {name: tuple(known[name]) for name in ("mean", "std")}))
+        known = {field.name: fields[field.name] for field in dataclasses.fields(ModelConfig)}
+        contract = ModelConfig(**(known | {name: tuple(known[name]) for name in ("mean", "std")}))
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder / 'model.json'} is no contract of jaxage ({error!r}): export it again") from error
     return read_variables(folder / "model.safetensors"), contract

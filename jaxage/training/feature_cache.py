@@ -17,8 +17,8 @@ from jaxtyping import Array, Int, Shaped
 from tqdm import tqdm
 
 from jaxage.data.dataset import remove_stale
-from jaxage.data.loader import Feed, batches, make_feed
-from jaxage.data.sampler import Looks, Slots
+from jaxage.data.loader import DataLoader, batches, make_loader
+from jaxage.data.sampler import EvalRows, ViewRows
 from jaxage.models.registry import Model
 from jaxage.training.inputs import Channels, Source, from_features, from_images
 from jaxage.types import CacheFeatures, Variables
@@ -33,23 +33,23 @@ Features = Shaped[np.ndarray, "n *item"]
 
 
 @dataclass(frozen=True, eq=False)
-class Learning:
+class TrainInputs:
     """What the learning part of a network is fed with.
 
-    `slots` say where `feed` has the training images' views, `looks` where it has every image as it is and, in a second
+    `view_rows` say where `loader` has the training images' views, `eval_rows` where it has every image as it is and, in a second
     column, its mirror; `place` says where features are kept, "off" for images.
     """
 
-    feed: Feed
-    slots: Slots
-    looks: Looks
+    loader: DataLoader
+    view_rows: ViewRows
+    eval_rows: EvalRows
     source: Source
     place: CacheFeatures = "off"
 
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """A network below the unit `start`, as a constant function of the images in `feed`.
+    """A network below the unit `start`, as a constant function of the images in `loader`.
 
     `train_rows` of them are wanted as each of `views` views (see `jaxage.data.augment.view`), the others as they are
     and, with `flip`, as their mirrors.
@@ -59,7 +59,7 @@ class Prefix:
     variables: Variables
     channels: Channels
     start: str
-    feed: Feed
+    loader: DataLoader
     train_rows: np.ndarray
     views: int
     flip: bool
@@ -68,7 +68,7 @@ class Prefix:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """(n, ...) of all features: of every image, of the further views of each training image, of mirrors."""
-        count = len(self.feed.items) + len(self.train_rows) * (self.views - 1) + len(self._mirrored)
+        count = len(self.loader.items) + len(self.train_rows) * (self.views - 1) + len(self._mirrored)
         return count, *self._item.shape[1:]
 
     @cached_property
@@ -82,31 +82,31 @@ class Prefix:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     @cached_property
-    def slots(self) -> Slots:
+    def view_rows(self) -> ViewRows:
         """Where the views of each training image are."""
         trained, further = len(self.train_rows), self.views - 1
-        places = len(self.feed.items) + np.arange(trained * further).reshape(trained, further)
+        places = len(self.loader.items) + np.arange(trained * further).reshape(trained, further)
         return np.column_stack([self.train_rows, places]).astype(np.int32)
 
     @cached_property
-    def looks(self) -> Looks:
+    def eval_rows(self) -> EvalRows:
         """Where every image is and, with `flip`, its mirror; training images, never tested, stand for theirs."""
-        images = np.arange(len(self.feed.items))
+        images = np.arange(len(self.loader.items))
         mirrors = images.copy()
         mirrors[self._mirrored] = self.shape[0] - len(self._mirrored) + np.arange(len(self._mirrored))
         return np.column_stack([images, mirrors][: 1 + self.flip]).astype(np.int32)
 
     @cached_property
     def _mirrored(self) -> np.ndarray:
-        return np.setdiff1d(np.arange(len(self.feed.items)), self.train_rows)[: None if self.flip else 0]
+        return np.setdiff1d(np.arange(len(self.loader.items)), self.train_rows)[: None if self.flip else 0]
 
     def wanted(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the feed and codes of the views (see `jaxage.data.augment.view`) of all features, in their order."""
-        n, trained, views = len(self.feed.items), len(self.train_rows), self.views
+        """Rows of the loader and view_ids of the views (see `jaxage.data.augment.view`) of all features, in their order."""
+        n, trained, views = len(self.loader.items), len(self.train_rows), self.views
         rows = np.concatenate([np.arange(n), np.repeat(self.train_rows, views - 1), self._mirrored])
         further = np.arange(trained * self._kinds).reshape(trained, self._kinds)[:, 1:views]
-        codes = np.concatenate([np.zeros(n), further.ravel(), np.ones(len(self._mirrored))])
-        return rows, codes
+        view_ids = np.concatenate([np.zeros(n), further.ravel(), np.ones(len(self._mirrored))])
+        return rows, view_ids
 
     @property
     def _kinds(self) -> int:
@@ -115,26 +115,26 @@ class Prefix:
 
     @cached_property
     def _item(self) -> jax.ShapeDtypeStruct:
-        images = jax.ShapeDtypeStruct((1, *self.feed.items.shape[1:]), jnp.float32)
+        images = jax.ShapeDtypeStruct((1, *self.loader.items.shape[1:]), jnp.float32)
         return jax.eval_shape(lambda v, x: self.model.features(v, x, self.start), self.variables, images)
 
     @cached_property
     def extract(self) -> Wrapped:
-        """`extract(variables, images, rows, codes) -> features`, jit-compiled."""
+        """`extract(variables, images, rows, view_ids) -> features`, jit-compiled."""
         views = from_images(self.model, self.channels, start=self.start, views=self._kinds, seed=self.seed)
 
-        def extract(variables: Variables, images: Array, rows: Int[Array, " b"], codes: Int[Array, " b"]) -> Array:
-            return views.train(jax.random.key(0), variables, images[rows], codes)
+        def extract(variables: Variables, images: Array, rows: Int[Array, " b"], view_ids: Int[Array, " b"]) -> Array:
+            return views.train(jax.random.key(0), variables, images[rows], view_ids)
 
-        whole, split = replicated(self.feed.mesh), along_batch(self.feed.mesh)
+        whole, split = replicated(self.loader.mesh), along_batch(self.loader.mesh)
         return jax.jit(extract, in_shardings=(whole, whole, split, split), out_shardings=split)
 
 
 def run_prefix(prefix: Prefix, out: Features) -> None:
-    """Write the features of every image and view into `out`, in the order of `slots`; as many as it has room for."""
-    size = BATCH_PER_DEVICE * prefix.feed.mesh.size
+    """Write the features of every image and view into `out`, in the order of `view_rows`; as many as it has room for."""
+    size = BATCH_PER_DEVICE * prefix.loader.mesh.size
     count = -(-len(out) // size)
-    rows, codes = (np.resize(each[: len(out)], (count, size)).astype(np.int32) for each in prefix.wanted())
+    rows, view_ids = (np.resize(each[: len(out)], (count, size)).astype(np.int32) for each in prefix.wanted())
     waiting: deque[Array] = deque()
     written = 0
 
@@ -144,7 +144,7 @@ def run_prefix(prefix: Prefix, out: Features) -> None:
         part[:] = np.asarray(batch)[: len(part)]
         written += len(part)
 
-    arguments = zip(batches(prefix.feed, rows), codes, strict=True)
+    arguments = zip(batches(prefix.loader, rows), view_ids, strict=True)
     for (images, _, places), code in tqdm(arguments, "frozen layers", len(rows), leave=False, disable=None):
         waiting.append(prefix.extract(prefix.variables, images, places, code))
         if len(waiting) > _AHEAD:
@@ -161,10 +161,12 @@ def feature_key(prefix: Prefix, data_sha256: str) -> str:
     below = {
         name: leaf for name, leaf in leaves.items() if not any(is_within(name.partition(".")[2], u) for u in above)
     }
-    device = prefix.feed.mesh.devices.flat[0]
+    device = prefix.loader.mesh.devices.flat[0]
     about = [_VERSION, jax.__version__, device.platform, prefix.model.spec.arch, prefix.dtype.name, prefix.start]
     views = [prefix.views, prefix.flip, prefix.seed if prefix.views > 2 else None, prefix.train_rows.tolist()]
-    digest = hashlib.sha256(json.dumps([*about, data_sha256, prefix.feed.items.shape, prefix.channels, views]).encode())
+    digest = hashlib.sha256(
+        json.dumps([*about, data_sha256, prefix.loader.items.shape, prefix.channels, views]).encode()
+    )
     for name, leaf in below.items():
         digest.update(name.encode() + np.asarray(leaf).tobytes())
     return digest.hexdigest()
@@ -206,8 +208,8 @@ def _storable(dtype: np.dtype) -> np.dtype:
     return dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")
 
 
-def from_store(prefix: Prefix, features: Features, budget: float | None) -> Learning:
+def from_store(prefix: Prefix, features: Features, budget: float | None) -> TrainInputs:
     """These features as what is learned from, on the device if they fit into `budget`."""
-    ages = np.asarray(prefix.feed.ages)
-    feed = make_feed(features, ages[prefix.wanted()[0]], prefix.feed.mesh, budget)
-    return Learning(feed, prefix.slots, prefix.looks, from_features(prefix.start))
+    ages = np.asarray(prefix.loader.ages)
+    loader = make_loader(features, ages[prefix.wanted()[0]], prefix.loader.mesh, budget)
+    return TrainInputs(loader, prefix.view_rows, prefix.eval_rows, from_features(prefix.start))

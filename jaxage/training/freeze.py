@@ -57,7 +57,7 @@ def label_tree(params: Params, groups: tuple[Group, ...]) -> Params:
     return map_named(label, params)
 
 
-def live_batch_norms(batch_stats: Params, labels: Params, frozen_bn: FrozenBatchNorm) -> frozenset[str]:
+def train_bn_modules(batch_stats: Params, labels: Params, frozen_bn: FrozenBatchNorm) -> frozenset[str]:
     """The BatchNorm modules in training mode: those that learn and, with `frozen_bn="train"` (plain PyTorch), all."""
     modules = {leaf.rsplit(".", 1)[0] for leaf in flatten(batch_stats)}
     learning = {leaf.rsplit(".", 1)[0] for leaf, label in flatten(labels).items() if label != FROZEN}
@@ -74,21 +74,21 @@ def trainable_mask(labels: Params) -> Params:
     return jax.tree.map(lambda label: label != FROZEN, labels)
 
 
-def moving(variables: Variables, labels: Params, live: frozenset[str]) -> Variables:
+def moving(variables: Variables, labels: Params, train_bn: frozenset[str]) -> Variables:
     """A tree of booleans like `variables`: whether a leaf learns or is a running statistic that moves."""
-    statistics = map_named(lambda leaf, _: leaf.rsplit(".", 1)[0] in live, variables["batch_stats"])
+    statistics = map_named(lambda leaf, _: leaf.rsplit(".", 1)[0] in train_bn, variables["batch_stats"])
     return {"params": trainable_mask(labels), "batch_stats": statistics}
 
 
-def first_moving(units: Sequence[str], labels: Params, live: frozenset[str]) -> str:
+def first_trainable_block(units: Sequence[str], labels: Params, train_bn: frozenset[str]) -> str:
     """The first of a chain of units with anything in it that moves: what comes before is a constant function."""
     names = [leaf for leaf, label in flatten(labels).items() if label != FROZEN]
     positions = {unit: position for position, unit in enumerate(units)}
-    owners = ([unit for unit in units if is_within(name, unit)] for name in (*names, *live))
+    owners = ([unit for unit in units if is_within(name, unit)] for name in (*names, *train_bn))
     return units[min(positions[owner[0]] if owner else 0 for owner in owners)]
 
 
-def describe(params: Params, labels: Params, groups: tuple[Group, ...], live: frozenset[str], norms: int) -> str:
+def describe(params: Params, labels: Params, groups: tuple[Group, ...], train_bn: frozenset[str], norms: int) -> str:
     """A few lines for people: each group with its rate and size, what is frozen, and how BatchNorm behaves."""
     sizes: dict[str, int] = {}
     for leaf, label in zip(flatten(params).values(), flatten(labels).values(), strict=True):
@@ -99,7 +99,7 @@ def describe(params: Params, labels: Params, groups: tuple[Group, ...], live: fr
     width = max(len(name) for name, _, _ in rows)
     lines = [f"  {name:<{width}}  {n:>11,} parameters ({n / total:6.1%})  {how}" for name, how, n in rows]
     lines.append(
-        f"  BatchNorm: {len(live)} of {norms} modules use and move batch statistics, the others their running ones"
+        f"  BatchNorm: {len(train_bn)} of {norms} modules use and move batch statistics, the others their running ones"
     )
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""How what a feed holds becomes what the learning part of a network takes."""
+"""How what a loader holds becomes what the learning part of a network takes."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,26 +7,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from jaxage.data.augment import augment, normalise, to_unit, view
+from jaxage.data.augment import augment, normalize, to_unit, view
 from jaxage.models.registry import Model
 from jaxage.types import Images, RawImages, Variables
 
 Channels = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation of each colour, of pixels in 0-1, that the weights expect."""
+"""Mean and standard deviation of each color, of pixels in 0-1, that the weights expect."""
 
-Codes = Int[Array, " batch"]
+ViewIds = Int[Array, " batch"]
 
 
 class Source(NamedTuple):
     """start: the first unit of the learning part.
 
-    train: (key, variables, items, codes) -> what that unit takes; `codes` say which view of which image is wanted.
+    train: (key, variables, items, view_ids) -> what that unit takes; `view_ids` say which view of which image is wanted.
     evaluate: (variables, items, mirrored) -> the same, of the images as they are or, where `mirrored`, turned round.
-        Features are what they are: `jaxage.training.feature_cache.Learning.looks` says where those of mirrors are.
+        Features are what they are: `jaxage.training.feature_cache.TrainInputs.eval_rows` says where those of mirrors are.
     """
 
     start: str
-    train: Callable[[Array, Variables, Array, Codes], Array]
+    train: Callable[[Array, Variables, Array, ViewIds], Array]
     evaluate: Callable[[Variables, Array, Bool[Array, " batch"]], Array]
 
 
@@ -45,13 +45,13 @@ def from_images(
     """
     first = start or model.spec.units[0]
 
-    def train(key: Array, variables: Variables, images: RawImages, codes: Codes) -> Array:
+    def train(key: Array, variables: Variables, images: RawImages, view_ids: ViewIds) -> Array:
         if use_augment:
             return prefix(variables, augment(key, to_unit(images)))
-        return prefix(variables, view(jax.random.key(seed), to_unit(images), codes, views))
+        return prefix(variables, view(jax.random.key(seed), to_unit(images), view_ids, views))
 
     def prefix(variables: Variables, images: Images) -> Array:
-        return model.features(variables, normalise(images, *channels), first)
+        return model.features(variables, normalize(images, *channels), first)
 
     def evaluate(variables: Variables, images: RawImages, mirrored: Bool[Array, " batch"]) -> Array:
         images = jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
@@ -63,5 +63,5 @@ def from_images(
 def from_features(start: str) -> Source:
     """From features of the frozen prefix, computed before."""
     return Source(
-        start, lambda key, variables, features, codes: features, lambda variables, features, mirrored: features
+        start, lambda key, variables, features, view_ids: features, lambda variables, features, mirrored: features
     )

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,17 +20,17 @@ from tqdm import tqdm
 
 from jaxage.commands.evaluate import predict_rows, scores
 from jaxage.config import TrainConfig
-from jaxage.data.loader import dispatches
+from jaxage.data.loader import step_batches
 from jaxage.data.records import Records
-from jaxage.data.sampler import epoch_order
+from jaxage.data.sampler import epoch_batches
 from jaxage.training.checkpoint import Checkpoint, open_checkpoints, restore_latest, save
-from jaxage.training.feature_cache import Learning
+from jaxage.training.feature_cache import TrainInputs
 from jaxage.training.run_folder import METRICS, write_text
 from jaxage.training.state import TrainState, start_epoch
 from jaxage.training.step import PredictStep, TrainStep
 from jaxage.training.unfreeze import Phase
-from jaxage.types import Variables
-from jaxage.utils.sharding import in_turn, replicated
+from jaxage.types import Log, Variables
+from jaxage.utils.sharding import block_if_multi_cpu, replicated
 
 
 class Diverged(RuntimeError):
@@ -63,13 +63,13 @@ class Job:
     config: TrainConfig
     folder: Path
     records: Records
-    learning: Learning
+    inputs: TrainInputs
     stages: Sequence[Stage]
     predict_step: PredictStep
     predict_batch: int
     schedule: optax.Schedule
     mesh: Mesh
-    say: Callable[[str], None]
+    log: Log
     started: float
 
 
@@ -101,7 +101,7 @@ def fit(job: Job, state: TrainState) -> tuple[Variables, Progress]:
     best, progress = _copy(state.average), Progress()
     if restored := restore_latest(checkpoints, state, replicated(job.mesh)):
         state, best, progress = restored.state, restored.best, Progress(**restored.progress)
-        job.say(f"resuming at step {int(state.step)}")
+        job.log(f"resuming at step {int(state.step)}")
     earlier = progress.run_s
     _write_history(job.folder, progress)
     per_epoch = steps_per_epoch(job.config, job.records)
@@ -141,8 +141,8 @@ def _train_epoch(job: Job, state: TrainState, epoch: int, progress: Progress, ca
 
     The device is never waited for: what is read on the way is the flag of the dispatch before the one before.
     """
-    slots, size = job.learning.slots, job.config.batch_size
-    order = jax.device_put(epoch_order(slots, job.config.seed, epoch, size), replicated(job.mesh))
+    view_rows, size = job.inputs.view_rows, job.config.batch_size
+    order = jax.device_put(epoch_batches(view_rows, job.config.seed, epoch, size), replicated(job.mesh))
     steps = len(order.rows)
     before = (epoch - 1) * steps
     done = int(state.step) - before
@@ -154,10 +154,10 @@ def _train_epoch(job: Job, state: TrainState, epoch: int, progress: Progress, ca
     with bar:
         for first, end, train_steps in _stretches(job.stages, before, done, steps):
             count = max(count for count in train_steps if (end - first) % count == 0)
-            with closing(dispatches(job.learning.feed, order, first, end, count)) as arguments:
+            with closing(step_batches(job.inputs.loader, order, first, end, count)) as arguments:
                 for batch in arguments:
                     state, flag = train_steps[count](state, *batch)
-                    bad.append(in_turn(flag))
+                    bad.append(block_if_multi_cpu(flag))
                     bar.update(count)
                     stop = caught or (len(bad) > 2 and int(bad.popleft()) >= 0)
                     if stop:
@@ -166,7 +166,7 @@ def _train_epoch(job: Job, state: TrainState, epoch: int, progress: Progress, ca
                 break
     jax.block_until_ready(state)
     progress.train_s += time.perf_counter() - started
-    earlier, later = (min(step * size, len(slots)) for step in (done, int(state.step) - before))
+    earlier, later = (min(step * size, len(view_rows)) for step in (done, int(state.step) - before))
     progress.images += later - earlier
     return state
 
@@ -201,7 +201,7 @@ def _validate(job: Job, state: TrainState, best: Variables, epoch: int, progress
         best = _copy(state.average)
     shown = "  ".join(f"{k.upper()} {v:.3f}" if v is not None else f"{k.upper()} -" for k, v in validation.items())
     rate = progress.images / progress.train_s
-    job.say(
+    job.log(
         f"epoch {epoch:>3}  loss {line['train_loss']:.4f}  validation {shown}  {rate:.0f} images/s" + "  *" * improved
     )
     return best
@@ -209,8 +209,8 @@ def _validate(job: Job, state: TrainState, best: Variables, epoch: int, progress
 
 def predict_at(job: Job, variables: Variables, rows: np.ndarray) -> np.ndarray:
     """Ages in years, float32, of these rows of the job's table."""
-    learning = job.learning
-    return predict_rows(job.predict_step, variables, learning.feed, learning.looks[rows], job.predict_batch)
+    inputs = job.inputs
+    return predict_rows(job.predict_step, variables, inputs.loader, inputs.eval_rows[rows], job.predict_batch)
 
 
 def _copy(variables: Variables) -> Variables:

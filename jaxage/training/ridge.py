@@ -11,7 +11,7 @@ import scipy.linalg
 from jaxtyping import Float
 
 from jaxage.commands.evaluate import scores
-from jaxage.training.export import Contract
+from jaxage.training.export import ModelConfig
 from jaxage.training.loop import Job, Progress
 from jaxage.training.run_folder import METRICS, write_text
 from jaxage.types import Variables
@@ -31,7 +31,7 @@ class Linear(NamedTuple):
 def ridge(
     features: Float[np.ndarray, "n inputs"], target: Float[np.ndarray, " n"], strengths: tuple[float, ...]
 ) -> Linear:
-    """The least mean square error plus `strength` times the squared weights of the standardised features.
+    """The least mean square error plus `strength` times the squared weights of the standardized features.
 
     The bias is free; features that do not vary get no weight (Hoerl and Kennard 1970). In float64, by one
     eigendecomposition for all strengths.
@@ -47,16 +47,16 @@ def ridge(
     return Linear(kernel, y.mean() - kernel @ mean)
 
 
-def solve(job: Job, variables: Variables, contract: Contract, head: str) -> tuple[Variables, Progress]:
+def solve(job: Job, variables: Variables, contract: ModelConfig, head: str) -> tuple[Variables, Progress]:
     """`variables` with the `head` that ridge regression gives, of the strength with the best validation MAE.
 
     Every kept view of every training image counts. The history has a line for each strength, `best_epoch` its number.
     """
     started = time.perf_counter()
-    items, ages = np.asarray(job.learning.feed.items), np.asarray(job.learning.feed.ages)
-    slots, rows = job.learning.slots.ravel(), job.records.rows_of("validation")
-    kernels, biases = ridge(items[slots], (ages[slots] - contract.age_mean) / contract.age_std, STRENGTHS)
-    objective, seen = contract.objective(), items[job.learning.looks[rows]].mean(1)
+    items, ages = np.asarray(job.inputs.loader.items), np.asarray(job.inputs.loader.ages)
+    view_rows, rows = job.inputs.view_rows.ravel(), job.records.rows_of("validation")
+    kernels, biases = ridge(items[view_rows], (ages[view_rows] - contract.age_mean) / contract.age_std, STRENGTHS)
+    objective, seen = contract.objective(), items[job.inputs.eval_rows[rows]].mean(1)
     history: list[dict[str, Any]] = []
     for number, (strength, kernel, bias) in enumerate(zip(STRENGTHS, kernels, biases, strict=True), 1):
         logits = (seen @ kernel + bias).astype(np.float32)
@@ -64,7 +64,7 @@ def solve(job: Job, variables: Variables, contract: Contract, head: str) -> tupl
         history.append({"epoch": number, "strength": strength, "validation": found})
     best = min(history, key=lambda line: line["validation"]["mae"])
     chosen = best["epoch"] - 1
-    job.say(
+    job.log(
         f"ridge regression: of {len(STRENGTHS)} strengths {best['strength']:.1e} has the best validation MAE, "
         f"{best['validation']['mae']:.3f}"
     )
@@ -78,5 +78,5 @@ def solve(job: Job, variables: Variables, contract: Contract, head: str) -> tupl
 
     params = map_named(solved, variables["params"])
     now = time.perf_counter()
-    done = Progress(history, best["epoch"], train_s=now - started, run_s=now - job.started, images=len(slots))
+    done = Progress(history, best["epoch"], train_s=now - started, run_s=now - job.started, images=len(view_rows))
     return variables | {"params": params}, done

@@ -48,7 +48,7 @@ def find_run(config: TrainConfig, root: Path = Path("runs")) -> tuple[TrainConfi
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[None]:
+def lock_run_dir(folder: Path) -> Iterator[None]:
     """Keep the folder from every other process; it vanishes again if no run was created in it.
 
     Raises RunError if another process has it.
@@ -88,7 +88,7 @@ def require_inputs(folder: Path, inputs: dict[str, Any]) -> None:
         )
 
 
-def unusual(config: TrainConfig) -> str:
+def non_default_flags(config: TrainConfig) -> str:
     """The settings other than the defaults, as they are written on the command line."""
     fields = [field for field in dataclasses.fields(config) if field.name not in _NOT_COMPARED]
     values = {_option(field.name): (getattr(config, field.name), field.default) for field in fields}

@@ -1,7 +1,5 @@
 """What a run begins with: settings that were checked, the contract of its network, and the weights."""
 
-from collections.abc import Callable
-
 import jax
 
 from jaxage.commands.study.recipes import ModelSpec
@@ -11,14 +9,12 @@ from jaxage.data.records import DataError
 from jaxage.models.registry import create_model
 from jaxage.pretrained.download import WeightsUnavailableError
 from jaxage.pretrained.load import RANDOM, find_weights, merge
-from jaxage.training.export import Contract
-from jaxage.training.freeze import Group, first_moving, label_tree, live_batch_norms, parse_trainable
+from jaxage.training.export import ModelConfig
+from jaxage.training.freeze import Group, first_trainable_block, label_tree, parse_trainable, train_bn_modules
 from jaxage.training.unfreeze import parse_unfreeze
-from jaxage.types import Dtype, LossName, UserError, Variables
+from jaxage.types import Dtype, Log, LossName, UserError, Variables
 from jaxage.utils.sharding import mesh_for
 from jaxage.utils.trees import is_within
-
-Say = Callable[[str], None]
 
 
 def check_settings(config: TrainConfig) -> tuple[Group, ...]:
@@ -34,7 +30,9 @@ def check_settings(config: TrainConfig) -> tuple[Group, ...]:
         )
     parse_unfreeze(config.unfreeze, groups, total_steps=1)
     labels = label_tree(params, groups)
-    start = first_moving(model.spec.units, labels, live_batch_norms(variables["batch_stats"], labels, config.frozen_bn))
+    start = first_trainable_block(
+        model.spec.units, labels, train_bn_modules(variables["batch_stats"], labels, config.frozen_bn)
+    )
     if config.cache_features in ("device", "host", "disk") and start == model.spec.units[0]:
         raise UserError(
             f"--cache-features {config.cache_features} keeps what the layers below the lowest that learns give, and "
@@ -49,7 +47,7 @@ def check_settings(config: TrainConfig) -> tuple[Group, ...]:
     if config.solver == "ridge" and not closed:
         raise UserError(
             f"--solver ridge fits a head of one output to features: it needs --trainable {head}, --loss mse (or l1, "
-            "huber: it minimises the square), --frozen-bn eval, kept features, and no --balance"
+            "huber: it minimizes the square), --frozen-bn eval, kept features, and no --balance"
         )
     return groups
 
@@ -62,7 +60,7 @@ def choose_loss(config: TrainConfig) -> LossName:
     return "huber" if stages else "dldl"
 
 
-def make_contract(config: TrainConfig, dataset: Dataset) -> Contract:
+def make_model_config(config: TrainConfig, dataset: Dataset) -> ModelConfig:
     """What the network takes and gives. Raises DataError if all training ages are one."""
     ages = dataset.records.age[dataset.records.rows_of("train")]
     mean, std = float(ages.mean()), float(ages.std())
@@ -71,10 +69,10 @@ def make_contract(config: TrainConfig, dataset: Dataset) -> Contract:
     dtype: Dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
     if config.dtype != "auto":
         dtype = config.dtype
-    return Contract(config.arch, choose_loss(config), dataset.images.shape[1], mean, std, config.flip, dtype)
+    return ModelConfig(config.arch, choose_loss(config), dataset.images.shape[1], mean, std, config.flip, dtype)
 
 
-def first_variables(config: TrainConfig, contract: Contract, say: Say) -> tuple[Variables, dict[str, str | None]]:
+def first_variables(config: TrainConfig, contract: ModelConfig, log: Log) -> tuple[Variables, dict[str, str | None]]:
     """The variables at step 0, and what the report says of them."""
     model = contract.model()
     fresh = model.init(jax.random.key(config.seed))
@@ -87,9 +85,9 @@ def first_variables(config: TrainConfig, contract: Contract, say: Say) -> tuple[
         except WeightsUnavailableError as error:
             if not demo:
                 raise
-            say(str(error))
+            log(str(error))
     if demo:
-        say(_banner(str(drawn[1]["tag"])))
+        log(_banner(str(drawn[1]["tag"])))
     return drawn
 
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jax.stages import Wrapped
 from jaxtyping import Array, Float, Int
 
-from jaxage.data.sampler import Looks, Order
+from jaxage.data.sampler import EpochBatches, EvalRows
 from jaxage.losses import Objective
 from jaxage.models.registry import Model
 from jaxage.training.freeze import FROZEN, moving, stop_frozen
@@ -20,8 +20,10 @@ from jaxage.training.state import TrainState
 from jaxage.types import Ages, Items, Params, Variables
 from jaxage.utils.sharding import along_batch, replicated
 
-TrainStep = Callable[[TrainState, Items, Float[Array | np.ndarray, " n"], Order], tuple[TrainState, Int[Array, ""]]]
-PredictStep = Callable[[Variables, Items, Looks], Ages]
+TrainStep = Callable[
+    [TrainState, Items, Float[Array | np.ndarray, " n"], EpochBatches], tuple[TrainState, Int[Array, ""]]
+]
+PredictStep = Callable[[Variables, Items, EvalRows], Ages]
 
 
 def make_train_step(
@@ -29,7 +31,7 @@ def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     labels: Params,
-    live: frozenset[str],
+    train_bn: frozenset[str],
     source: Source,
     *,
     average_decay: float,
@@ -39,21 +41,21 @@ def make_train_step(
 ) -> Wrapped:
     """`step(state, items, ages, order) -> (state, bad_step)`, jit-compiled, `state` donated: `count` steps of training.
 
-    `items` and `ages` (n,) are what the feed holds; the batch is line `state.step` of `order`, which begins anew after
+    `items` and `ages` (n,) are what the loader holds; the batch is line `state.step` of `order`, which begins anew after
     its last. The random key is that of `seed` folded with `state.step`. `bad_step` is the state's, to be read when the
     state is gone.
     """
 
-    def step(state: TrainState, items: Items, ages: Float[Array, " n"], order: Order) -> TrainState:
+    def step(state: TrainState, items: Items, ages: Float[Array, " n"], order: EpochBatches) -> TrainState:
         source_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
         line = state.step % order.rows.shape[0]
-        rows, codes, weights = (lax.with_sharding_constraint(each[line], along_batch(mesh)) for each in order)
+        rows, view_ids, weights = (lax.with_sharding_constraint(each[line], along_batch(mesh)) for each in order)
         current = {"params": state.params, "batch_stats": state.batch_stats}
-        batch = lax.stop_gradient(source.train(source_key, current, jnp.asarray(items)[rows], codes))
+        batch = lax.stop_gradient(source.train(source_key, current, jnp.asarray(items)[rows], view_ids))
 
         def loss(params: Params) -> tuple[Float[Array, ""], Params]:
             variables = current | {"params": stop_frozen(params, labels)}
-            output = model.apply(variables, batch, start=source.start, live=live, dropout_key=dropout_key)
+            output = model.apply(variables, batch, start=source.start, train_bn=train_bn, dropout_key=dropout_key)
             return objective.loss(output.logits, ages[rows], weights), output.batch_stats
 
         (value, batch_stats), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
@@ -66,14 +68,16 @@ def make_train_step(
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
-            average=move_average(state.average, variables, moving(variables, labels, live), state.step, average_decay),
+            average=move_average(
+                state.average, variables, moving(variables, labels, train_bn), state.step, average_decay
+            ),
             loss_sum=state.loss_sum + value * weights.sum(),
             loss_weight=state.loss_weight + weights.sum(),
             bad_step=jnp.where(bad, state.step, state.bad_step),
         )
 
     def steps(
-        state: TrainState, items: Items, ages: Float[Array, " n"], order: Order
+        state: TrainState, items: Items, ages: Float[Array, " n"], order: EpochBatches
     ) -> tuple[TrainState, Int[Array, ""]]:
         if count == 1:
             state = step(state, items, ages, order)
@@ -98,17 +102,17 @@ def move_average(average: Variables, new: Variables, moves: Variables, step: Int
 
 
 def make_predict_step(model: Model, objective: Objective, source: Source, mesh: Mesh) -> Wrapped:
-    """`predict(variables, items, looks) -> ages`, jit-compiled, BatchNorm by running statistics.
+    """`predict(variables, items, eval_rows) -> ages`, jit-compiled, BatchNorm by running statistics.
 
-    A line of `looks` says where the feed has one face: as it is and, if there is a second column, as its mirror; the
+    A line of `eval_rows` says where the loader has one face: as it is and, if there is a second column, as its mirror; the
     age is the mean over both.
     """
 
-    def predict(variables: Variables, items: Items, looks: Looks) -> Ages:
-        rows = looks.reshape(-1)
-        batch = source.evaluate(variables, jnp.asarray(items)[rows], jnp.arange(rows.size) % looks.shape[1] == 1)
+    def predict(variables: Variables, items: Items, eval_rows: EvalRows) -> Ages:
+        rows = eval_rows.reshape(-1)
+        batch = source.evaluate(variables, jnp.asarray(items)[rows], jnp.arange(rows.size) % eval_rows.shape[1] == 1)
         ages = objective.predict(model.apply(variables, batch, start=source.start).logits)
-        return ages.reshape(looks.shape).mean(1)
+        return ages.reshape(eval_rows.shape).mean(1)
 
     whole, split = replicated(mesh), along_batch(mesh)
     return jax.jit(predict, in_shardings=(whole, whole, split), out_shardings=whole)

@@ -11,7 +11,7 @@ import jax
 from jaxage.config import cache_folder
 
 _SMALL = 100
-"""Side of an image below which one CPU device is faster than many: each does the optimiser's work anew."""
+"""Side of an image below which one CPU device is faster than many: each does the optimizer's work anew."""
 
 
 def prepare_jax(image_size: int | None = None) -> None:

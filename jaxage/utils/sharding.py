@@ -47,7 +47,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), replicated(mesh), may_alias=False), tree)
 
 
-def in_turn(output: jax.Array) -> jax.Array:
+def block_if_multi_cpu(output: jax.Array) -> jax.Array:
     """The array, waited for if it lies on several CPU devices: there two programs in flight can deadlock in their
     collectives, which XLA ends by aborting the process.
     """

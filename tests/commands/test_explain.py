@@ -11,7 +11,7 @@ from jaxage.commands.explain import age_map, explain, map_unit
 from jaxage.commands.predict import predict
 from jaxage.losses import make_objective
 from jaxage.models.registry import create_model
-from jaxage.training.export import Contract, export_model
+from jaxage.training.export import ModelConfig, export_model
 from jaxage.types import Arch, UserError
 from tests.models.test_goldens import variables as golden_variables
 
@@ -45,7 +45,7 @@ def test_the_deepest_map_that_is_no_blur_is_shown(arch: Arch, size: int, expecte
 
 
 def test_each_image_gets_a_picture_with_the_age_that_predict_gives(tmp_path: Path) -> None:
-    contract = Contract("resnet18", "dldl", 64, 40.0, 20.0, flip=True)
+    contract = ModelConfig("resnet18", "dldl", 64, 40.0, 20.0, flip=True)
     export_model(tmp_path / "model", contract.model().init(jax.random.key(0)), contract, "card")
     rng = np.random.default_rng(0)
     files = [tmp_path / f"face {i}.jpg" for i in range(2)]

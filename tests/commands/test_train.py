@@ -58,7 +58,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    report = train(TrainConfig(data=faces, out=folder, **SMALL), say=lambda _: None)
+    report = train(TrainConfig(data=faces, out=folder, **SMALL), log=lambda _: None)
     return folder, report
 
 
@@ -171,10 +171,10 @@ def test_people_seen_in_training_and_others_are_scored_apart(run: Run) -> None:
 
 
 def test_a_prepared_folder_trains_streams_and_is_scored(faces: Path, tmp_path: Path) -> None:
-    prepared = prepare_csv(faces, Options(tmp_path / "prepared", "identity", seed=3, max_bad=0.1), say=lambda _: None)
+    prepared = prepare_csv(faces, Options(tmp_path / "prepared", "identity", seed=3, max_bad=0.1), log=lambda _: None)
     said: list[str] = []
     config = TrainConfig(data=prepared, out=tmp_path / "run", memory_budget=0.0, **(SMALL | {"epochs": 1}))
-    report = train(config, say=said.append)
+    report = train(config, log=said.append)
     assert (report["data"]["name"], report["data"]["split"]) == ("faces", "identity")
     assert report["data"]["leakage"]["seen_share"] == 0
     assert (report["test"]["seen"], report["test"]["unseen"]["n"]) == (None, report["test"]["n"])
@@ -184,14 +184,14 @@ def test_a_prepared_folder_trains_streams_and_is_scored(faces: Path, tmp_path: P
     assert evaluate(tmp_path / "run")["mae"] == expected
     assert evaluate(tmp_path / "run", prepared)["mae"] == expected
     shutil.rmtree(prepared)
-    prepare_csv(faces, Options(prepared, "identity", seed=4, max_bad=0.1), say=lambda _: None)
+    prepare_csv(faces, Options(prepared, "identity", seed=4, max_bad=0.1), log=lambda _: None)
     with pytest.raises(UserError, match="its data have changed"):
         evaluate(tmp_path / "run")
 
 
 def test_features_from_memory_teach_the_same(faces: Path, tmp_path: Path) -> None:
     for place in ("device", "host"):
-        train(TrainConfig(data=faces, out=tmp_path / place, cache_features=place, **SMALL), say=lambda _: None)
+        train(TrainConfig(data=faces, out=tmp_path / place, cache_features=place, **SMALL), log=lambda _: None)
     found = [[float(row["prediction"]) for row in predictions(tmp_path / place)] for place in ("device", "host")]
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
 
@@ -199,7 +199,7 @@ def test_features_from_memory_teach_the_same(faces: Path, tmp_path: Path) -> Non
 def test_a_head_in_closed_form(faces: Path, tmp_path: Path) -> None:
     said: list[str] = []
     config = TrainConfig(data=faces, out=tmp_path / "run", **(SMALL | {"solver": "ridge", "loss": "mse"}))
-    report = train(config, say=said.append)
+    report = train(config, log=said.append)
     assert any("29 strengths" in line for line in said)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 29
@@ -215,7 +215,7 @@ def test_a_head_in_closed_form(faces: Path, tmp_path: Path) -> None:
 def test_what_has_no_closed_form_is_refused(setting: dict[str, Any], tmp_path: Path) -> None:
     settings = SMALL | {"solver": "ridge", "loss": "mse"} | setting
     with pytest.raises(UserError, match="--solver ridge fits a head of one output"):
-        train(TrainConfig(out=tmp_path / "run", **settings), say=lambda _: None)
+        train(TrainConfig(out=tmp_path / "run", **settings), log=lambda _: None)
 
 
 def test_other_data_do_not_resume_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,10 +224,10 @@ def test_other_data_do_not_resume_a_run(tmp_path: Path, monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         patch.setattr(TRAIN, "fit", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(config, say=lambda _: None)
+            train(config, log=lambda _: None)
     table.write_text("\n".join(table.read_text().splitlines()[:-1]))
     with pytest.raises(UserError, match="its data have changed"):
-        train(config, say=lambda _: None)
+        train(config, log=lambda _: None)
 
 
 def interrupted(*_: Any) -> None:
@@ -236,12 +236,12 @@ def interrupted(*_: Any) -> None:
 
 def test_a_frozen_new_head_and_a_constant_age_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="add fc"):
-        train(TrainConfig(out=tmp_path / "run", **(SMALL | {"trainable": "layer4"})), say=lambda _: None)
+        train(TrainConfig(out=tmp_path / "run", **(SMALL | {"trainable": "layer4"})), log=lambda _: None)
     table = write_faces(tmp_path / "data")
     rows = list(csv.DictReader(table.read_text().splitlines()))
     table.write_text("path,age\n" + "".join(f"{row['path']},30\n" for row in rows))
     with pytest.raises(UserError, match=r"every age .* is 30"):
-        train(TrainConfig(data=table, out=tmp_path / "run", **SMALL), say=lambda _: None)
+        train(TrainConfig(data=table, out=tmp_path / "run", **SMALL), log=lambda _: None)
     assert not (tmp_path / "run").exists()
 
 
@@ -267,7 +267,7 @@ def test_a_finished_run_is_not_run_again(run: Run, faces: Path) -> None:
     folder, report = run
     before = (folder / "report.json").stat().st_mtime_ns
     said: list[str] = []
-    again = train(TrainConfig(out=folder, resume=True), say=said.append)
+    again = train(TrainConfig(out=folder, resume=True), log=said.append)
     assert again == report
     assert "finished" in said[0]
     assert (folder / "report.json").stat().st_mtime_ns == before
@@ -278,7 +278,7 @@ def test_weights_that_cannot_be_had_stop_a_real_run(
 ) -> None:
     monkeypatch.setattr(importlib.import_module("jaxage.training.setup"), "find_weights", unavailable)
     with pytest.raises(WeightsUnavailableError):
-        train(TrainConfig(data=faces, out=tmp_path / "run", **(SMALL | {"weights": "imagenet1k_v1"})), say=print)
+        train(TrainConfig(data=faces, out=tmp_path / "run", **(SMALL | {"weights": "imagenet1k_v1"})), log=print)
 
 
 def test_the_demonstration_goes_on_without_weights_under_a_banner(
@@ -288,7 +288,7 @@ def test_the_demonstration_goes_on_without_weights_under_a_banner(
     monkeypatch.setattr("jaxage.data.load.DEMO_FACES", 60)
     said: list[str] = []
     config = TrainConfig(out=tmp_path / "run", **(SMALL | {"weights": "imagenet1k_v1", "epochs": 1}))
-    report = train(config, say=said.append)
+    report = train(config, log=said.append)
     assert report["weights"]["tag"] == "random"
     assert report["data"]["name"] == "synthetic"
     assert report["demonstration"]
@@ -309,7 +309,7 @@ def test_a_typo_is_refused_before_anything_is_read_or_fetched(
 ) -> None:
     monkeypatch.setattr(TRAIN, "load_data", lambda *_: pytest.fail("read"))
     with pytest.raises(UserError, match=word):
-        train(TrainConfig(out=tmp_path / "run", **(SMALL | setting)), say=lambda _: None)
+        train(TrainConfig(out=tmp_path / "run", **(SMALL | setting)), log=lambda _: None)
     assert not (tmp_path / "run").exists()
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from scipy.ndimage import map_coordinates
 
-from jaxage.data.augment import _colour, _crop_matrices, _resample, augment, normalise, to_unit
+from jaxage.data.augment import _color, _crop_matrices, _resample, augment, normalize, to_unit
 
 
 def test_values_stay_in_the_unit_interval_and_shapes_stay() -> None:
@@ -61,8 +61,8 @@ def test_crops_have_the_stated_area_and_half_are_flipped() -> None:
 
 
 def test_colour_keeps_grey_grey() -> None:
-    grey = jnp.broadcast_to(jax.random.uniform(jax.random.key(0), (4, 8, 8, 1)), (4, 8, 8, 3))
-    out = _colour(jax.random.key(1), grey)
+    gray = jnp.broadcast_to(jax.random.uniform(jax.random.key(0), (4, 8, 8, 1)), (4, 8, 8, 3))
+    out = _color(jax.random.key(1), gray)
     np.testing.assert_allclose(out.max(3), out.min(3), atol=1e-6)
 
 
@@ -70,5 +70,5 @@ def test_colour_keeps_grey_grey() -> None:
 def test_normalise_inverts_to_the_contract(value: int) -> None:
     pixels = jnp.full((1, 2, 2, 3), value, jnp.uint8)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    out = normalise(to_unit(pixels), mean, std)
+    out = normalize(to_unit(pixels), mean, std)
     np.testing.assert_allclose(out[0, 0, 0], (value / 255 - np.array(mean)) / np.array(std), rtol=1e-5)

@@ -84,9 +84,9 @@ def test_broken_exif_is_ignored(exif: bytes) -> None:
 
 
 def test_grey() -> None:
-    grey = scene().convert("L")
+    gray = scene().convert("L")
     for form in ("PNG", "JPEG"):
-        close(decode_image(encode(grey, form), 64), grey.convert("RGB"), 8)
+        close(decode_image(encode(gray, form), 64), gray.convert("RGB"), 8)
     two = scene().convert("1")
     close(decode_image(encode(two, "PNG"), 64), two.convert("RGB"), 0)
 

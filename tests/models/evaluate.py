@@ -55,14 +55,16 @@ def gradient(
 
 @cache
 def _forward(arch: Arch, train: bool) -> Any:
-    model, live = create_model(arch, outputs=OUTPUTS), _live(arch, train)
-    return jax.jit(lambda variables, images: model.apply(variables, images, live=live), compiler_options=_OPTIONS[arch])
+    model, train_bn = create_model(arch, outputs=OUTPUTS), _train_bn(arch, train)
+    return jax.jit(
+        lambda variables, images: model.apply(variables, images, train_bn=train_bn), compiler_options=_OPTIONS[arch]
+    )
 
 
 @cache
 def _gradient(arch: Arch, train: bool, double: bool) -> Any:
     kind = {"resnet18": ResNet18, "mobilenet_v2": MobileNetV2}[arch]
-    network = kind(OUTPUTS, live=_live(arch, train), dtype=jnp.float64 if double else jnp.float32)
+    network = kind(OUTPUTS, train_bn=_train_bn(arch, train), dtype=jnp.float64 if double else jnp.float32)
 
     def loss(params: Params, batch_stats: Params, images: Any, targets: Any) -> Any:
         variables = {"params": params, "batch_stats": batch_stats}
@@ -75,13 +77,13 @@ def _gradient(arch: Arch, train: bool, double: bool) -> Any:
     return jax.jit(run, compiler_options=_OPTIONS[arch])
 
 
-def _live(arch: Arch, train: bool) -> frozenset[str]:
+def _train_bn(arch: Arch, train: bool) -> frozenset[str]:
     modules = {leaf.rsplit(".", 1)[0] for leaf in flatten(shapes(arch)["batch_stats"])}
     return frozenset(modules) if train else frozenset()
 
 
 _OPTIONS = {"resnet18": None, "mobilenet_v2": {"xla_backend_optimization_level": 0}}
-"""MobileNetV2 compiles twice as fast without optimisation and runs as fast; ResNet18 does not."""
+"""MobileNetV2 compiles twice as fast without optimization and runs as fast; ResNet18 does not."""
 
 
 @contextmanager

@@ -26,11 +26,11 @@ def test_the_platform_chooses_the_form_and_not_the_result(
 
 
 class Named(nn.Module):
-    live: frozenset[str]
+    train_bn: frozenset[str]
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
-        return BatchNorm(self.live, name="bn1")(x, Conv(3, kernel_size=1, name="conv1"))
+        return BatchNorm(self.train_bn, name="bn1")(x, Conv(3, kernel_size=1, name="conv1"))
 
 
 STATS = {"bn1": {"mean": jnp.float32([0.5, -1, 2]), "var": jnp.float32([4, 0.25, 1])}}
@@ -40,13 +40,13 @@ PARAMS = {
 }
 
 
-def normalise(x: np.ndarray, live: frozenset[str]) -> Any:
-    return Named(live).apply({"params": PARAMS, "batch_stats": STATS}, jnp.asarray(x), mutable=["batch_stats"])
+def normalize(x: np.ndarray, train_bn: frozenset[str]) -> Any:
+    return Named(train_bn).apply({"params": PARAMS, "batch_stats": STATS}, jnp.asarray(x), mutable=["batch_stats"])
 
 
 def test_live_batch_norm_normalises_by_the_batch_and_moves_unbiased_statistics() -> None:
     x = draw(0, 2, 3, 4, 3) * 3 + 1
-    found, changed = normalise(x, frozenset({"bn1"}))
+    found, changed = normalize(x, frozenset({"bn1"}))
     rows = x.reshape(-1, 3).astype(np.float64)
     mean, var = rows.mean(0), rows.var(0)
     scale, bias = (np.asarray(PARAMS["bn1"][name], np.float64) for name in ("scale", "bias"))
@@ -58,14 +58,14 @@ def test_live_batch_norm_normalises_by_the_batch_and_moves_unbiased_statistics()
 
 def test_live_batch_norm_is_the_same_on_every_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     x = draw(0, 2, 3, 4, 3) * 3 + 1
-    here = normalise(x, frozenset({"bn1"}))
+    here = normalize(x, frozenset({"bn1"}))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert_same(jax.tree.leaves(normalise(x, frozenset({"bn1"}))), jax.tree.leaves(here), 1e-6)
+    assert_same(jax.tree.leaves(normalize(x, frozenset({"bn1"}))), jax.tree.leaves(here), 1e-6)
 
 
 def test_frozen_batch_norm_uses_its_running_statistics_and_keeps_them() -> None:
     x = draw(0, 2, 3, 4, 3) * 3 + 1
-    found, changed = normalise(x, frozenset({"bn2"}))
+    found, changed = normalize(x, frozenset({"bn2"}))
     mean, var, scale, bias = (np.asarray(v) for v in (*STATS["bn1"].values(), *PARAMS["bn1"].values()))
     np.testing.assert_allclose(found, (x - mean) / np.sqrt(var + 1e-5) * scale + bias, rtol=1e-5, atol=1e-5)
     for name, value in changed["batch_stats"]["bn1"].items():
@@ -74,15 +74,15 @@ def test_frozen_batch_norm_uses_its_running_statistics_and_keeps_them() -> None:
 
 def test_large_means_do_not_swallow_the_variance() -> None:
     x = draw(0, 4, 8, 8, 3) + 1000
-    _, changed = normalise(x, frozenset({"bn1"}))
+    _, changed = normalize(x, frozenset({"bn1"}))
     var = x.reshape(-1, 3).astype(np.float64).var(0, ddof=1)
     np.testing.assert_allclose(changed["batch_stats"]["bn1"]["var"], 0.9 * STATS["bn1"]["var"] + 0.1 * var, rtol=1e-3)
 
 
 def test_one_value_per_channel_is_an_error_as_in_torch() -> None:
     with pytest.raises(ValueError, match="bn1: a BatchNorm in training mode needs more than one value"):
-        normalise(draw(0, 1, 1, 1, 3), frozenset({"bn1"}))
-    normalise(draw(0, 1, 1, 1, 3), frozenset())
+        normalize(draw(0, 1, 1, 1, 3), frozenset({"bn1"}))
+    normalize(draw(0, 1, 1, 1, 3), frozenset())
 
 
 def test_linear_is_torchs_and_starts_as_torchs() -> None:

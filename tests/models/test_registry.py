@@ -17,7 +17,7 @@ PUBLISHED_COUNTS = {"resnet18": 11_689_512, "mobilenet_v2": 3_504_872}
 def ready(request: pytest.FixtureRequest) -> tuple[Any, Any, Any]:
     """A model whose `apply` is compiled, its variables, and images of an odd size."""
     model = create_model(request.param, outputs=3)
-    compiled = model._replace(apply=jax.jit(model.apply, static_argnames=("live", "start")))
+    compiled = model._replace(apply=jax.jit(model.apply, static_argnames=("train_bn", "start")))
     return compiled, model.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (2, 33, 40, 3))
 
 
@@ -53,7 +53,7 @@ def test_running_statistics_move_only_where_asked(ready: Any) -> None:
     model, variables, images = ready
     module = {"resnet18": "layer4.1.bn2", "mobilenet_v2": "features.18.1"}[model.spec.arch]
     before = flatten(variables["batch_stats"])
-    after = flatten(model.apply(variables, images, live=frozenset({module})).batch_stats)
+    after = flatten(model.apply(variables, images, train_bn=frozenset({module})).batch_stats)
     moved = {name for name in before if not np.array_equal(before[name], after[name])}
     assert moved == {f"{module}.mean", f"{module}.var"}
 
@@ -72,8 +72,8 @@ def test_dropout_zeroes_a_fifth_and_scales_the_rest(ready: Any) -> None:
     if model.spec.arch != "mobilenet_v2":
         pytest.skip("ResNet18 has no dropout")
     head = variables["params"]["classifier"]["1"]
-    live = frozenset(name.rsplit(".", 1)[0] for name in flatten(variables["batch_stats"]))
-    outputs = [model.apply(variables, images, live=live, dropout_key=jax.random.key(k)) for k in range(200)]
+    train_bn = frozenset(name.rsplit(".", 1)[0] for name in flatten(variables["batch_stats"]))
+    outputs = [model.apply(variables, images, train_bn=train_bn, dropout_key=jax.random.key(k)) for k in range(200)]
     features = outputs[0].stages["avgpool"][:1]
     dropped = [output.logits[:1] - head["bias"][None] for output in outputs]
     kept = np.asarray(features @ head["kernel"])

@@ -202,8 +202,8 @@ def test_timeline(tmp_path: Path) -> None:
     image = read(tmp_path / "timeline.png")
     assert image.size[0] == 1800
     assert 0.02 < ink(image) < 0.6
-    for colour in ((0, 114, 178), (213, 94, 0), (107, 107, 107)):
-        assert (np.asarray(image) == colour).all(axis=2).sum() > 500
+    for color in ((0, 114, 178), (213, 94, 0), (107, 107, 107)):
+        assert (np.asarray(image) == color).all(axis=2).sum() > 500
     with pytest.raises(ValueError, match="nothing was recorded"):
         timeline(tmp_path / "none.png", {}, "an epoch")
 

@@ -5,11 +5,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxage.training.export import Contract, export_model, load_model
+from jaxage.training.export import ModelConfig, export_model, load_model
 from jaxage.types import UserError
 from jaxage.utils.trees import flatten
 
-CONTRACT = Contract("resnet18", "l1", 64, 33.5, 20.25, dtype="bfloat16")
+CONTRACT = ModelConfig("resnet18", "l1", 64, 33.5, 20.25, dtype="bfloat16")
 
 
 @pytest.fixture(scope="module")

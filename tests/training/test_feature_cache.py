@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from jaxage.data.augment import normalise, to_unit, view
-from jaxage.data.loader import Feed, make_feed
+from jaxage.data.augment import normalize, to_unit, view
+from jaxage.data.loader import DataLoader, make_loader
 from jaxage.models.registry import create_model
 from jaxage.training.feature_cache import Prefix, feature_key, from_store, keep, kept, run_prefix
 from jaxage.utils.sharding import make_mesh, replicate
@@ -34,7 +34,7 @@ def prefix(mesh: Mesh | None = None, budget: float | None = None, **changes: Any
         "variables": replicate(model.init(jax.random.key(0)), mesh),
         "channels": CHANNELS,
         "start": "layer4",
-        "feed": make_feed(IMAGES, AGES, mesh, budget),
+        "loader": make_loader(IMAGES, AGES, mesh, budget),
         "train_rows": TRAIN,
         "views": 3,
         "flip": False,
@@ -58,14 +58,14 @@ def test_every_view_of_every_image_is_where_the_slots_say(devices: int, budget: 
     assert p.nbytes == out.nbytes
 
     def expected(images: Any) -> Any:
-        return p.model.features(p.variables, normalise(images, *CHANNELS), "layer4")
+        return p.model.features(p.variables, normalize(images, *CHANNELS), "layer4")
 
     units = to_unit(jnp.asarray(IMAGES))
     np.testing.assert_allclose(out[:70], expected(units), rtol=1e-5, atol=1e-5)
     for which in range(3):
-        codes = jnp.arange(40) * 3 + which
-        views = view(jax.random.key(0), units[TRAIN], codes, 3)
-        np.testing.assert_allclose(out[p.slots[:, which]], expected(views), rtol=1e-5, atol=1e-5)
+        view_ids = jnp.arange(40) * 3 + which
+        views = view(jax.random.key(0), units[TRAIN], view_ids, 3)
+        np.testing.assert_allclose(out[p.view_rows[:, which]], expected(views), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("views", [1, 2, 3])
@@ -75,23 +75,23 @@ def test_mirrors_of_what_is_tested_are_where_the_looks_say(views: int) -> None:
     assert out.shape[0] == 70 + 40 * (views - 1) + 30
     plain = computed(prefix(views=views))
     np.testing.assert_array_equal(out[: len(plain)], plain)
-    turned = p.model.features(p.variables, normalise(to_unit(jnp.asarray(IMAGES[:, :, ::-1])), *CHANNELS), "layer4")
+    turned = p.model.features(p.variables, normalize(to_unit(jnp.asarray(IMAGES[:, :, ::-1])), *CHANNELS), "layer4")
     tested = np.setdiff1d(np.arange(70), TRAIN)
-    np.testing.assert_array_equal(p.looks[:, 0], np.arange(70))
-    np.testing.assert_allclose(out[p.looks[tested, 1]], turned[tested], rtol=1e-5, atol=1e-5)
-    assert prefix(views=views).looks.shape == (70, 1)
+    np.testing.assert_array_equal(p.eval_rows[:, 0], np.arange(70))
+    np.testing.assert_allclose(out[p.eval_rows[tested, 1]], turned[tested], rtol=1e-5, atol=1e-5)
+    assert prefix(views=views).eval_rows.shape == (70, 1)
     learning = from_store(p, out, None)
-    np.testing.assert_array_equal(np.asarray(learning.feed.ages)[p.looks[tested, 1]], AGES[tested])
+    np.testing.assert_array_equal(np.asarray(learning.loader.ages)[p.eval_rows[tested, 1]], AGES[tested])
 
 
 def test_ages_follow_their_views() -> None:
     p = prefix()
     learning = from_store(p, computed(p), None)
-    assert learning.feed.resident
-    assert not from_store(p, computed(p), 0.0).feed.resident
+    assert learning.loader.resident
+    assert not from_store(p, computed(p), 0.0).loader.resident
     for which in range(3):
-        np.testing.assert_array_equal(np.asarray(learning.feed.ages)[p.slots[:, which]], AGES[TRAIN])
-    np.testing.assert_array_equal(np.asarray(learning.feed.ages)[:70], AGES)
+        np.testing.assert_array_equal(np.asarray(learning.loader.ages)[p.view_rows[:, which]], AGES[TRAIN])
+    np.testing.assert_array_equal(np.asarray(learning.loader.ages)[:70], AGES)
 
 
 def test_the_key_knows_all_that_features_depend_on() -> None:
@@ -102,7 +102,7 @@ def test_the_key_knows_all_that_features_depend_on() -> None:
     others = {"variables": changed, "start": "avgpool", "views": 2, "flip": True, "seed": 1, "train_rows": TRAIN[:-1]}
     keys += [feature_key(replace(p, **{name: value}), "data") for name, value in others.items()]
     keys.append(feature_key(replace(p, channels=((0.4,) * 3, (0.25,) * 3)), "data"))
-    keys.append(feature_key(prefix(feed=Feed(IMAGES[:, ::2], AGES, make_mesh())), "data"))
+    keys.append(feature_key(prefix(loader=DataLoader(IMAGES[:, ::2], AGES, make_mesh())), "data"))
     assert len(set(keys)) == len(keys)
     above = jax.tree.map(lambda leaf: leaf, p.variables)
     above["params"]["fc"]["bias"] = above["params"]["fc"]["bias"] + 1
@@ -130,14 +130,14 @@ def test_bfloat16_is_stored_as_it_is(tmp_path: Path) -> None:
     mesh = make_mesh()
     model = create_model("resnet18", dtype="bfloat16")
     variables = replicate(model.init(jax.random.key(0)), mesh)
-    small = make_feed(RNG.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8), AGES[:6], mesh, None)
-    p = prefix(model=model, variables=variables, feed=small, start="layer2.0", train_rows=TRAIN[:0], views=1)
+    small = make_loader(RNG.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8), AGES[:6], mesh, None)
+    p = prefix(model=model, variables=variables, loader=small, start="layer2.0", train_rows=TRAIN[:0], views=1)
     assert p.dtype == jnp.bfloat16
     stored = keep(p, tmp_path / "features.npy")
     assert stored.dtype == jnp.bfloat16
-    assert from_store(p, stored, None).feed.items.dtype == jnp.bfloat16
+    assert from_store(p, stored, None).loader.items.dtype == jnp.bfloat16
     assert np.isfinite(stored.astype(np.float32)).all()
-    assert prefix(model=model, variables=variables, feed=small, start="fc", views=1).dtype == jnp.float32
+    assert prefix(model=model, variables=variables, loader=small, start="fc", views=1).dtype == jnp.float32
 
 
 def test_what_is_killed_leaves_nothing_that_is_read(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from jaxage.training.freeze import (
     Group,
     describe,
     label_tree,
-    live_batch_norms,
     parse_trainable,
     stop_frozen,
+    train_bn_modules,
     trainable_mask,
 )
 from jaxage.types import Arch, UserError, Variables
@@ -156,11 +156,11 @@ def test_mobilenets_names_are_shown_one_by_one() -> None:
 def test_which_batch_norms_are_in_training_mode() -> None:
     stats = SHAPES["resnet18"]["batch_stats"]
     groups = parse_trainable("fc,layer4.1", RESNET)
-    assert live_batch_norms(stats, label_tree(RESNET, groups), "eval") == {"layer4.1.bn1", "layer4.1.bn2"}
-    assert live_batch_norms(stats, label_tree(RESNET, parse_trainable("fc", RESNET)), "eval") == frozenset()
-    everything = live_batch_norms(stats, label_tree(RESNET, groups), "train")
+    assert train_bn_modules(stats, label_tree(RESNET, groups), "eval") == {"layer4.1.bn1", "layer4.1.bn2"}
+    assert train_bn_modules(stats, label_tree(RESNET, parse_trainable("fc", RESNET)), "eval") == frozenset()
+    everything = train_bn_modules(stats, label_tree(RESNET, groups), "train")
     assert len(everything) == 20
-    assert everything == live_batch_norms(stats, label_tree(RESNET, parse_trainable("all", RESNET)), "eval")
+    assert everything == train_bn_modules(stats, label_tree(RESNET, parse_trainable("all", RESNET)), "eval")
     assert {"bn1", "layer3.0.downsample.1"} <= everything
 
 
@@ -180,8 +180,8 @@ def test_no_gradient_reaches_what_is_frozen() -> None:
 
 def test_the_description_adds_up() -> None:
     groups = parse_trainable("fc,layer4:0.1", RESNET)
-    live = live_batch_norms(SHAPES["resnet18"]["batch_stats"], label_tree(RESNET, groups), "eval")
-    text = describe(RESNET, label_tree(RESNET, groups), groups, live, 20)
+    train_bn = train_bn_modules(SHAPES["resnet18"]["batch_stats"], label_tree(RESNET, groups), "eval")
+    text = describe(RESNET, label_tree(RESNET, groups), groups, train_bn, 20)
     assert text.splitlines() == [
         "  fc              513 parameters (  0.0%)  learning rate x 1",
         "  layer4    8,393,728 parameters ( 75.1%)  learning rate x 0.1",

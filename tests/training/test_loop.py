@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from jaxage.config import TrainConfig
-from jaxage.data.loader import Feed
+from jaxage.data.loader import DataLoader
 from jaxage.data.records import make_records
-from jaxage.data.sampler import epoch_order
+from jaxage.data.sampler import epoch_batches
 from jaxage.losses import make_objective
-from jaxage.training.feature_cache import Learning
-from jaxage.training.freeze import label_tree, live_batch_norms, parse_trainable
+from jaxage.training.feature_cache import TrainInputs
+from jaxage.training.freeze import label_tree, parse_trainable, train_bn_modules
 from jaxage.training.inputs import from_images
 from jaxage.training.loop import Diverged, Job, Progress, Stage, Stopped, fit, steps_per_epoch
 from jaxage.training.optimizer import make_optimizer, make_schedule
@@ -52,13 +52,13 @@ def prepare() -> Callable[..., Ready]:
     labels = label_tree(variables["params"], groups)
     total = PER_EPOCH * CONFIG.epochs
     optimizer = make_optimizer(CONFIG, groups, labels, total)
-    live = live_batch_norms(variables["batch_stats"], labels, "eval")
+    train_bn = train_bn_modules(variables["batch_stats"], labels, "eval")
     source = from_images(model, channels, start="layer4", use_augment=True)
     options = {"average_decay": 0.9, "seed": 0, "mesh": mesh}
-    parts = model, objective, optimizer, labels, live, source
+    parts = model, objective, optimizer, labels, train_bn, source
     steps = {count: make_train_step(*parts, **options, count=count) for count in (1, PER_EPOCH)}
     predict = make_predict_step(model, objective, source, mesh)
-    learning = Learning(Feed(*replicate((IMAGES, AGES), mesh), mesh), SLOTS, LOOKS, source)
+    learning = TrainInputs(DataLoader(*replicate((IMAGES, AGES), mesh), mesh), SLOTS, LOOKS, source)
 
     def make(folder: Path, wrap: Callable[..., Any] = lambda f: f, most: int = 1) -> Ready:
         folder.mkdir(exist_ok=True)
@@ -118,7 +118,7 @@ def test_stopped_and_resumed_equals_not_stopped(
 def test_streamed_equals_resident(prepare: Callable[..., Ready], tmp_path: Path) -> None:
     whole, expected = fit(*prepare(tmp_path / "resident"))
     job, state = prepare(tmp_path / "streamed")
-    best, progress = fit(replace(job, learning=replace(job.learning, feed=Feed(IMAGES, AGES, job.mesh))), state)
+    best, progress = fit(replace(job, learning=replace(job.inputs, loader=DataLoader(IMAGES, AGES, job.mesh))), state)
     assert leaves(best) == leaves(whole)
     assert history(progress) == history(expected)
 
@@ -153,10 +153,10 @@ def test_the_best_epoch_is_kept(prepare: Callable[..., Ready], tmp_path: Path) -
 
 def test_nan_stops_with_the_step_and_the_last_good_checkpoint(prepare: Callable[..., Ready], tmp_path: Path) -> None:
     broken = AGES.copy()
-    broken[epoch_order(SLOTS, CONFIG.seed, 1, CONFIG.batch_size).rows[1, 0]] = np.nan
+    broken[epoch_batches(SLOTS, CONFIG.seed, 1, CONFIG.batch_size).rows[1, 0]] = np.nan
     job, state = prepare(tmp_path / "first")
-    feed = replace(job.learning.feed, ages=jnp.asarray(broken))
-    job = replace(job, learning=replace(job.learning, feed=feed))
+    loader = replace(job.inputs.loader, ages=jnp.asarray(broken))
+    job = replace(job, learning=replace(job.inputs, loader=loader))
     with pytest.raises(Diverged, match=r"step 1; there is no checkpoint yet"):
         fit(job, state)
 
@@ -191,7 +191,7 @@ def test_a_loss_that_is_none_does_not_wait_for_the_epochs_end(prepare: Callable[
         return state._replace(step=state.step + 1, bad_step=jnp.zeros_like(state.bad_step)), jnp.int32(0)
 
     job, state = prepare(tmp_path / "run", wrap=lambda _: poisoned)
-    many = replace(job, learning=replace(job.learning, slots=np.tile(SLOTS, (5, 1))))
+    many = replace(job, learning=replace(job.inputs, view_rows=np.tile(SLOTS, (5, 1))))
     with pytest.raises(Diverged, match="step 0"):
         fit(many, state)
     assert calls == [0, 1, 2]
@@ -215,9 +215,9 @@ def test_what_learns_later_is_untouched_until_then(tmp_path: Path) -> None:
 
     def step_of(phase: Phase) -> Any:
         now = labels_in(phase, labels)
-        live = live_batch_norms(variables["batch_stats"], now, "eval")
-        assert live == ({"bn4"} if phase.first == 7 else frozenset())
-        step = make_train_step(model, objective, optimizer, now, live, source, average_decay=0.9, seed=0, mesh=mesh)
+        train_bn = train_bn_modules(variables["batch_stats"], now, "eval")
+        assert train_bn == ({"bn4"} if phase.first == 7 else frozenset())
+        step = make_train_step(model, objective, optimizer, now, train_bn, source, average_decay=0.9, seed=0, mesh=mesh)
 
         def remember(state: TrainState, *arguments: Any) -> Any:
             state, flag = step(state, *arguments)
@@ -229,7 +229,7 @@ def test_what_learns_later_is_untouched_until_then(tmp_path: Path) -> None:
         return remember
 
     predict = make_predict_step(model, objective, source, mesh)
-    learning = Learning(Feed(*replicate((IMAGES, AGES), mesh), mesh), SLOTS, LOOKS, source)
+    learning = TrainInputs(DataLoader(*replicate((IMAGES, AGES), mesh), mesh), SLOTS, LOOKS, source)
     stages = tuple(Stage(phase, {1: step_of(phase)}) for phase in make_phases(firsts, total))
     schedule = make_schedule(CONFIG, total)
 

@@ -7,11 +7,11 @@ import tyro
 from jaxage.config import TrainConfig, to_json
 from jaxage.training.run_folder import (
     RunError,
-    claim,
     create_run,
     find_run,
+    lock_run_dir,
+    non_default_flags,
     read_config,
-    unusual,
     write_json,
     write_text,
 )
@@ -21,7 +21,7 @@ INPUTS = {"data": "sum", "weights": {"tag": "random", "sha256": None}}
 
 def open_run(config: TrainConfig, root: Path = Path("runs")) -> tuple[TrainConfig, Path]:
     config, folder = find_run(config, root)
-    with claim(folder):
+    with lock_run_dir(folder):
         create_run(config, folder, INPUTS)
     return config, folder
 
@@ -104,11 +104,11 @@ def test_finding_writes_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_is_one_processs_at_a_time_and_vanishes_unused(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with claim(folder), pytest.raises(RunError, match="in use by another process"), claim(folder):
+    with lock_run_dir(folder), pytest.raises(RunError, match="in use by another process"), lock_run_dir(folder):
         pass
     assert not folder.exists()
     open_run(TrainConfig(out=folder))
-    with claim(folder):
+    with lock_run_dir(folder):
         pass
     assert (folder / "config.json").exists()
 
@@ -136,7 +136,7 @@ def test_settings_that_are_none_are_named(text: str, tmp_path: Path) -> None:
 
 
 def test_what_is_unusual_is_written_as_on_the_command_line() -> None:
-    assert unusual(TrainConfig()) == ""
-    assert unusual(TrainConfig(epochs=3, frozen_bn="train", seed=0)) == "--epochs 3 --frozen-bn train"
+    assert non_default_flags(TrainConfig()) == ""
+    assert non_default_flags(TrainConfig(epochs=3, frozen_bn="train", seed=0)) == "--epochs 3 --frozen-bn train"
     config = TrainConfig(augment=True, flip=False, unfreeze="fc@0", split_seed=3, balance=0.5, data=Path("a.csv"))
-    assert tyro.cli(TrainConfig, args=unusual(config).split()) == config
+    assert tyro.cli(TrainConfig, args=non_default_flags(config).split()) == config

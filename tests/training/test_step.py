@@ -7,9 +7,9 @@ import pytest
 from jax.sharding import Mesh
 
 from jaxage.config import TrainConfig
-from jaxage.data.sampler import Order
+from jaxage.data.sampler import EpochBatches
 from jaxage.losses import make_objective
-from jaxage.training.freeze import first_moving, label_tree, live_batch_norms, parse_trainable
+from jaxage.training.freeze import first_trainable_block, label_tree, parse_trainable, train_bn_modules
 from jaxage.training.inputs import from_images
 from jaxage.training.optimizer import make_optimizer
 from jaxage.training.state import TrainState, init_state, start_epoch
@@ -31,7 +31,7 @@ class Setup(NamedTuple):
     state: TrainState
     step: TrainStep
     variables: Variables
-    live: frozenset[str]
+    train_bn: frozenset[str]
 
 
 def setup(trainable: str, mesh: Mesh, use_augment: bool = True, frozen_bn: Any = "eval", count: int = 1) -> Setup:
@@ -41,27 +41,27 @@ def setup(trainable: str, mesh: Mesh, use_augment: bool = True, frozen_bn: Any =
     config = TrainConfig(trainable=trainable, warmup=0.0, learning_rate=1e-3)
     groups = parse_trainable(trainable, variables["params"])
     labels = label_tree(variables["params"], groups)
-    live = live_batch_norms(variables["batch_stats"], labels, frozen_bn)
+    train_bn = train_bn_modules(variables["batch_stats"], labels, frozen_bn)
     optimizer = make_optimizer(config, groups, labels, total_steps=10)
     step = make_train_step(
         model,
         OBJECTIVE,
         optimizer,
         labels,
-        live,
-        from_images(model, CHANNELS, start=first_moving(UNITS, labels, live), use_augment=use_augment),
+        train_bn,
+        from_images(model, CHANNELS, start=first_trainable_block(UNITS, labels, train_bn), use_augment=use_augment),
         average_decay=0.9,
         seed=0,
         mesh=mesh,
         count=count,
     )
-    return Setup(replicate(init_state(variables, optimizer), mesh), step, variables, live)
+    return Setup(replicate(init_state(variables, optimizer), mesh), step, variables, train_bn)
 
 
-def order(weights: np.ndarray = ONES) -> Order:
+def order(weights: np.ndarray = ONES) -> EpochBatches:
     """Three batches of 8."""
     rows = np.arange(24, dtype=np.int32).reshape(3, 8)
-    return Order(rows, rows, np.tile(weights, (3, 1)))
+    return EpochBatches(rows, rows, np.tile(weights, (3, 1)))
 
 
 def run(s: Setup, steps: int = 3, weights: np.ndarray = ONES, images: np.ndarray = IMAGES) -> TrainState:
@@ -100,7 +100,7 @@ def test_frozen_statistics_are_bit_identical_and_live_ones_move(upper_half: tupl
     before = bits(s.variables["batch_stats"])
     for stats in (state.batch_stats, state.average["batch_stats"]):
         moved = {name.rsplit(".", 1)[0] for name, leaf in bits(stats).items() if leaf != before[name]}
-        assert moved == s.live == {"bn4"}
+        assert moved == s.train_bn == {"bn4"}
 
 
 def test_frozen_batch_norm_in_train_mode_drifts_as_in_torch(one: Mesh) -> None:
@@ -161,7 +161,7 @@ def test_the_random_key_follows_the_step(one: Mesh) -> None:
     """Two runs agree to the bit, and two steps on the same rows do not see the same augmentation."""
     assert bits(run(setup("fc", one)).params) == bits(run(setup("fc", one)).params)
     s = setup("fc", one)
-    same = Order(*(np.tile(part[:1], (3, 1)) for part in order()))
+    same = EpochBatches(*(np.tile(part[:1], (3, 1)) for part in order()))
     first, _ = s.step(s.state, IMAGES, AGES, same)
     loss = float(first.loss_sum)
     frozen_head = first._replace(params=replicate(s.variables["params"], one), loss_sum=jnp.float32(0))

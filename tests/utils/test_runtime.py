@@ -19,7 +19,7 @@ prepare_jax(json.loads(sys.argv[1]))
 from jaxage import TrainConfig, train
 if len(sys.argv) > 2:
     train(TrainConfig(data=Path(sys.argv[2]), out=Path(sys.argv[3]), trainable="fc", weights="random", image_size=32,
-                      epochs=1, batch_size=12), say=lambda _: None)
+                      epochs=1, batch_size=12), log=lambda _: None)
 print(json.dumps({"devices": jax.device_count(), "misses": len(misses), "cache": jax.config.jax_compilation_cache_dir}))
 """
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxage.types import UserError
-from jaxage.utils.sharding import along_batch, in_turn, make_mesh, mesh_for, replicate, replicated
+from jaxage.utils.sharding import along_batch, block_if_multi_cpu, make_mesh, mesh_for, replicate, replicated
 
 
 def test_all_devices_or_some_along_one_axis() -> None:
@@ -40,7 +40,7 @@ def test_programs_on_several_cpus_are_waited_for() -> None:
     )
     weights = replicate(np.ones((512, 512), np.float32), mesh)
     rows = np.arange(256)
-    assert all(in_turn(function(weights, rows)).is_ready() for _ in range(500))
+    assert all(block_if_multi_cpu(function(weights, rows)).is_ready() for _ in range(500))
 
 
 def test_as_many_cores_as_divide_the_batch() -> None:

@@ -16,15 +16,15 @@ from jax.sharding import Mesh
 from jaxage.commands.benchmark.end_to_end import launch
 from jaxage.commands.benchmark.profiler import record
 from jaxage.commands.benchmark.torch_baseline import available
-from jaxage.commands.benchmark.workloads import Ours, Theirs, noise
-from jaxage.commands.study.recipes import SEVEN, parse_model
+from jaxage.commands.benchmark.workloads import JaxageWorkload, TorchWorkload, noise
+from jaxage.commands.study.recipes import REPORT_MODELS, parse_model
 from jaxage.data.dataset import Dataset
 from jaxage.report.plots import timeline
 from jaxage.training.run_folder import environment, write_json
-from jaxage.types import Arch, Dtype
+from jaxage.types import Arch, Dtype, Log
 from jaxage.utils.sharding import along_batch, mesh_for
 
-CONFIGURATIONS = (*(spec.name for spec in SEVEN), "resnet18:all")
+CONFIGURATIONS = (*(spec.name for spec in REPORT_MODELS), "resnet18:all")
 _SECONDS, _PAUSE = 1.0, 0.3
 
 
@@ -68,7 +68,7 @@ class BenchmarkConfig:
     each."""
 
 
-def benchmark(config: BenchmarkConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
+def benchmark(config: BenchmarkConfig, log: Log = print) -> dict[str, Any]:
     """Measure, print a table, and write `config.out`; gives back what that holds.
 
     Rates are images a second. `step`, `cached_step`, `predict` and `epoch` are jaxage's, `torch_*` torch's; `compile_s`
@@ -79,23 +79,23 @@ def benchmark(config: BenchmarkConfig, say: Callable[[str], None] = print) -> di
     """
     chosen = [(spec.arch, spec.trainable) for spec in map(parse_model, config.configurations)]
     mesh, rivals = mesh_for(config.batch_size), available()
-    say(f"{mesh.size} x {mesh.devices.flat[0].device_kind}, JAX {jax.__version__}")
-    say("torch beside it" if rivals else "torch and torchvision cannot be imported: jaxage alone")
+    log(f"{mesh.size} x {mesh.devices.flat[0].device_kind}, JAX {jax.__version__}")
+    log("torch beside it" if rivals else "torch and torchvision cannot be imported: jaxage alone")
     data, peak = noise(config.images, config.image_size), _peak(mesh, config.dtype)
     rows, launches = [], []
-    say(_HEADER)
+    log(_HEADER)
     with _every_program_compiled():
         for arch, trainable in chosen:
             rows.append(_measure(config, arch, trainable, data, peak, rivals))
-            say(_line(rows[-1]))
+            log(_line(rows[-1]))
     if config.launch_epochs:
         files = noise(config.launch_images, config.image_size)
-        say(f"from files to test metrics, {config.launch_epochs} epochs: first and second start, torch's usual loop")
+        log(f"from files to test metrics, {config.launch_epochs} epochs: first and second start, torch's usual loop")
         for arch, trainable in chosen:
             launches.append(
                 launch(arch, trainable, files, config.launch_epochs, config.batch_size, config.dtype, rivals=rivals)
             )
-            say("  ".join(f"{key} {value}" for key, value in launches[-1].items()))
+            log("  ".join(f"{key} {value}" for key, value in launches[-1].items()))
     result = {
         "settings": asdict(config) | {"out": str(config.out), "profile": str(config.profile)},
         "environment": environment(),
@@ -111,13 +111,13 @@ def _measure(
     config: BenchmarkConfig, arch: Arch, trainable: str, data: Dataset, peak: float, rivals: bool
 ) -> dict[str, Any]:
     work = arch, trainable, data, config.batch_size, config.dtype
-    ours = Ours(*work, "off")
+    ours = JaxageWorkload(*work, "off")
     contestants = {"step": ours.train, "predict": ours.predict, "epoch": ours.epoch}
     if ours.start != ours.model.spec.units[0]:
-        cached = Ours(*work, "device")
+        cached = JaxageWorkload(*work, "device")
         contestants |= {"cached_step": cached.train, "cached_predict": cached.predict, "cached_epoch": cached.epoch}
     if rivals:
-        torch = Theirs(*work, compiled=config.compile_torch)
+        torch = TorchWorkload(*work, compiled=config.compile_torch)
         contestants |= {"torch_step": torch.train, "torch_predict": torch.predict, "torch_epoch": torch.epoch}
     difference = ours.difference()
     if config.profile:

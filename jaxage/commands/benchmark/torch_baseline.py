@@ -111,7 +111,7 @@ def keep_frozen(network: Any) -> Any:
 def usual_loop(table: Path, arch: Arch, trainable: str, size: int, batch_size: int, epochs: int) -> dict[str, float]:
     """A fine-tuning as tutorials write it, from files to test MAE.
 
-    A DataLoader decodes, flips and normalises in each epoch; the network is in training mode, with `requires_grad` off
+    A DataLoader decodes, flips and normalizes in each epoch; the network is in training mode, with `requires_grad` off
     for what is frozen; validation follows each epoch, the test the last.
     """
     import torch

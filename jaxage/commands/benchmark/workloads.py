@@ -14,16 +14,16 @@ from jaxage.commands.benchmark.torch_baseline import Torch
 from jaxage.commands.evaluate import predict_rows
 from jaxage.config import TrainConfig
 from jaxage.data.dataset import Dataset
-from jaxage.data.loader import Feed, dispatches
+from jaxage.data.loader import DataLoader, step_batches
 from jaxage.data.records import make_records
-from jaxage.data.sampler import epoch_order
+from jaxage.data.sampler import epoch_batches
 from jaxage.training.build import assemble
-from jaxage.training.export import Contract
+from jaxage.training.export import ModelConfig
 from jaxage.training.freeze import parse_trainable
 from jaxage.training.inputs import from_images
 from jaxage.training.step import make_predict_step
 from jaxage.types import Arch, CacheFeatures, Dtype
-from jaxage.utils.sharding import in_turn, make_mesh, replicate, replicated
+from jaxage.utils.sharding import block_if_multi_cpu, make_mesh, replicate, replicated
 
 
 def noise(n: int, size: int) -> Dataset:
@@ -35,7 +35,7 @@ def noise(n: int, size: int) -> Dataset:
     return Dataset("noise", records, images, (), "noise", "given")
 
 
-class Ours:
+class JaxageWorkload:
     """A job of jaxage, assembled as for a run but without mirrors; its state goes on from call to call.
 
     start: the first unit that learns. compile_s: seconds. flops: of the step, for one image. step_bytes: of XLA's
@@ -63,7 +63,7 @@ class Ours:
             flip=False,
         )
         self._data, self._batch = data, batch_size
-        self._contract = Contract(arch, "l1", data.images.shape[1], 40.0, 20.0, dtype=dtype)
+        self._contract = ModelConfig(arch, "l1", data.images.shape[1], 40.0, 20.0, dtype=dtype)
         self.model = self._contract.model()
         self._variables = self.model.init(jax.random.key(0))
         groups = parse_trainable(trainable, self._variables["params"])
@@ -71,13 +71,13 @@ class Ours:
             settings, Path(), data, self._contract, self._variables, groups, time.perf_counter(), lambda _: None
         )
         self._job = job
-        self.start = job.learning.source.start
+        self.start = job.inputs.source.start
         self.compile_s = facts["timing"]["compile_s"]
-        self._order = jax.device_put(epoch_order(job.learning.slots, 0, 1, self._batch), replicated(job.mesh))
+        self._order = jax.device_put(epoch_batches(job.inputs.view_rows, 0, 1, self._batch), replicated(job.mesh))
         self._train_steps = job.stages[0].train_steps
         self._count = max(self._train_steps)
         one: Any = self._train_steps[1]
-        arguments = next(dispatches(job.learning.feed, self._order, 0, 1, 1))
+        arguments = next(step_batches(job.inputs.loader, self._order, 0, 1, 1))
         compiled: Any = one if isinstance(one, Compiled) else one.lower(self._state, *arguments).compile()
         self.flops = compiled.cost_analysis()["flops"] * job.mesh.size / self._batch
         self.step_bytes = compiled.memory_analysis().temp_size_in_bytes
@@ -90,7 +90,7 @@ class Ours:
     def predict(self) -> int:
         """One batch, or as many as a run predicts at once."""
         rows = np.resize(np.arange(len(self._data.records)), self._job.predict_batch)
-        predict_rows(self._job.predict_step, self._state.average, self._job.learning.feed, rows[:, None], len(rows))
+        predict_rows(self._job.predict_step, self._state.average, self._job.inputs.loader, rows[:, None], len(rows))
         return len(rows)
 
     def epoch(self) -> int:
@@ -98,32 +98,32 @@ class Ours:
         self._steps(len(self._order.rows) // self._count)
         rows = self._data.records.rows_of("validation")
         predict_rows(
-            self._job.predict_step, self._state.average, self._job.learning.feed, rows[:, None], self._job.predict_batch
+            self._job.predict_step, self._state.average, self._job.inputs.loader, rows[:, None], self._job.predict_batch
         )
-        return len(self._job.learning.slots) + len(rows)
+        return len(self._job.inputs.view_rows) + len(rows)
 
     def difference(self) -> float:
         """Between predictions of a batch on this device and on the CPU in float32, with the first weights, in years."""
         rows = np.arange(self._batch)[:, None]
-        here = predict_rows(self._job.predict_step, self._state.average, self._job.learning.feed, rows, self._batch)
+        here = predict_rows(self._job.predict_step, self._state.average, self._job.inputs.loader, rows, self._batch)
         exact = replace(self._contract, dtype="float32")
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             mesh = make_mesh(jax.local_devices(backend="cpu")[:1])
             source = from_images(exact.model(), (exact.mean, exact.std))
             predict = make_predict_step(exact.model(), exact.objective(), source, mesh)
-            feed = Feed(self._data.images, self._data.records.age, mesh)
-            there = predict_rows(predict, replicate(self._variables, mesh), feed, rows, self._batch)
+            loader = DataLoader(self._data.images, self._data.records.age, mesh)
+            there = predict_rows(predict, replicate(self._variables, mesh), loader, rows, self._batch)
         return float(np.abs(here - there).max())
 
     def _steps(self, dispatched: int) -> None:
-        feed = self._job.learning.feed
+        loader = self._job.inputs.loader
         for _ in range(dispatched):
-            self._state, flag = self._train_steps[self._count](self._state, feed.items, feed.ages, self._order)
-            in_turn(flag)
+            self._state, flag = self._train_steps[self._count](self._state, loader.items, loader.ages, self._order)
+            block_if_multi_cpu(flag)
         jax.block_until_ready(self._state)
 
 
-class Theirs:
+class TorchWorkload:
     """The same in torch."""
 
     def __init__(

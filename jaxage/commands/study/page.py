@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxage.commands.study.plots import band_lines, calibration_panels, curve_panels, differences
 from jaxage.commands.study.recipes import Protocol
-from jaxage.commands.study.summary import Outcome, by_model
+from jaxage.commands.study.summary import Result, by_model
 from jaxage.data.dataset import Dataset
 from jaxage.data.records import SPLITS
 from jaxage.metrics import METRICS
@@ -40,19 +40,19 @@ class Picture(NamedTuple):
 def write_study(
     folder: Path,
     summary: dict[str, Any],
-    outcomes: Sequence[Outcome],
+    results: Sequence[Result],
     data: Mapping[Protocol, Dataset],
     *,
     worst: bool,
 ) -> None:
-    """Write all files of the study of `summary` (see `summary.summarise`) into `folder`; the page comes last.
+    """Write all files of the study of `summary` (see `summary.summarize`) into `folder`; the page comes last.
 
     Pictures lie in `figures/`, too, those of an earlier page no more. `worst` adds the faces with the largest errors.
     """
     (folder / "figures").mkdir(exist_ok=True)
     for old in (folder / "figures").glob("*.png"):
         old.unlink()
-    pictures = _pictures(folder / "figures", summary, outcomes, data, worst=worst)
+    pictures = _pictures(folder / "figures", summary, results, data, worst=worst)
     write_json(folder / "study.json", summary)
     write_csv(folder / "study.csv", _HEADER, _lines(summary))
     page = jinja2.Environment(
@@ -81,7 +81,7 @@ def write_study(
 def _pictures(
     folder: Path,
     summary: dict[str, Any],
-    outcomes: Sequence[Outcome],
+    results: Sequence[Result],
     data: Mapping[Protocol, Dataset],
     *,
     worst: bool,
@@ -89,7 +89,7 @@ def _pictures(
     """By the section of the page that they belong to."""
     made: dict[str, list[Picture]] = {name: [] for name in ("ages", "steps", "gains", "scatter", "curves", "bands")}
     made |= {"calibration": [], "worst": []}
-    groups = by_model(outcomes, list(dict.fromkeys(model["name"] for model in summary["models"])))
+    groups = by_model(results, list(dict.fromkeys(model["name"] for model in summary["models"])))
     for protocol, dataset in data.items():
         models = [model for model in summary["models"] if model["protocol"] == protocol]
         runs = {name: each for (its, name), each in groups.items() if its == protocol}
@@ -122,7 +122,7 @@ def _pictures(
             rows = [(_row_title(section, each), each["metrics"]) for each in summary[section]]
             differences(path, rows, {metric: TITLES[metric] for metric in _SHOWN})
             caption = (
-                "Paired differences with 95 % intervals; grey where they hold 0. Axes are logarithmic away from 0."
+                "Paired differences with 95 % intervals; gray where they hold 0. Axes are logarithmic away from 0."
             )
             text = "; ".join(f"{name}: {_verdict(measured)}" for name, measured in rows)
             made[section].append(Picture(path, caption, f"{caption} {text}."))
@@ -147,7 +147,7 @@ def _row_title(section: str, each: dict[str, Any]) -> str:
     return f"{each['protocol']}: {arch} + {added}" if grown else f"{each['protocol']}: {arch} {','.join(high)}"
 
 
-def _scatter(folder: Path, dataset: Dataset, runs: list[Outcome]) -> Picture:
+def _scatter(folder: Path, dataset: Dataset, runs: list[Result]) -> Picture:
     run, ages = runs[0], dataset.records.age[dataset.records.rows_of("test")]
     scores = run.report["test"]
     path = folder / f"scatter-{run.protocol}-{run.model.slug}.png"
@@ -157,7 +157,7 @@ def _scatter(folder: Path, dataset: Dataset, runs: list[Outcome]) -> Picture:
     return Picture(path, caption, f"Predicted against true age of {len(ages):,} test faces: {measured}. {caption}")
 
 
-def _worst(folder: Path, dataset: Dataset, protocol: Protocol, runs: dict[str, list[Outcome]]) -> Picture:
+def _worst(folder: Path, dataset: Dataset, protocol: Protocol, runs: dict[str, list[Result]]) -> Picture:
     """Of the model with the smallest MAE."""
     best = min(runs.values(), key=lambda each: each[0].report["test"]["mae"] or np.inf)[0]
     rows = dataset.records.rows_of("test")
@@ -175,7 +175,7 @@ def _calibration_text(models: list[dict[str, Any]]) -> str:
     return "; ".join(f"{name} is off by at most {gap:.1f} years" for name, gap in gaps.items()) + "."
 
 
-def _best(runs: list[Outcome]) -> float | None:
+def _best(runs: list[Result]) -> float | None:
     """The least validation MAE of any seed."""
     values = [line["validation"]["mae"] for run in runs for line in run.history]
     return min((value for value in values if value is not None), default=None)

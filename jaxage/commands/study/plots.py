@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from jaxage.report.style import BLUE, GREY, ORANGE, STYLE, powers, save_picture
+from jaxage.report.style import BLUE, GRAY, ORANGE, STYLE, powers, save_picture
 
 _COLUMNS = 2
 _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#6b6b6b")
@@ -45,7 +45,7 @@ def curve_panels(path: Path, histories: Mapping[str, Sequence[Sequence[Mapping[s
 def differences(path: Path, rows: Sequence[tuple[str, Mapping[str, Any]]], metrics: Mapping[str, str]) -> None:
     """Paired differences with 95 % intervals, a line for each of `rows`, a panel for each of `metrics` (key: title).
 
-    A row is a title and, for each metric, `difference` and `ci95`. Intervals that hold 0 are grey; where they do not,
+    A row is a title and, for each metric, `difference` and `ci95`. Intervals that hold 0 are gray; where they do not,
     blue is better and orange worse (MAE is better when it falls). The axes are linear near 0 and logarithmic beyond, so
     that small differences are seen beside large ones.
     """
@@ -55,7 +55,7 @@ def differences(path: Path, rows: Sequence[tuple[str, Mapping[str, Any]]], metri
         for axes, (metric, title) in zip(panels, metrics.items(), strict=True):
             for place, (_, measured) in enumerate(rows):
                 _whisker(axes, place, measured[metric], falls=metric in ("mae", "rmse"))
-            axes.axvline(0, color=GREY, linewidth=1.4, linestyle=":")
+            axes.axvline(0, color=GRAY, linewidth=1.4, linestyle=":")
             axes.set_title(title)
             linear = 0.1 if metric in ("mae", "rmse") else 0.01
             axes.set_xscale("symlog", linthresh=linear)
@@ -84,7 +84,7 @@ def band_lines(path: Path, models: Mapping[str, Sequence[Mapping[str, Any]]]) ->
             axes.set_xticks(range(len(names)), names)
             axes.set_title(title)
             axes.set_xlabel("true age")
-        panels[1].axhline(0, color=GREY, linewidth=1.4, linestyle=":")
+        panels[1].axhline(0, color=GRAY, linewidth=1.4, linestyle=":")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
         save_picture(path, figure)
@@ -120,9 +120,9 @@ def _whisker(axes: Axes, place: int, measured: Mapping[str, Any], *, falls: bool
         return
     clear = ends[0] > 0 or ends[1] < 0
     better = (value < 0) == falls
-    colour = (BLUE if better else ORANGE) if clear else GREY
-    axes.plot(ends, [place, place], color=colour, linewidth=2.6)
-    axes.plot(value, place, "o", color=colour, markersize=8)
+    color = (BLUE if better else ORANGE) if clear else GRAY
+    axes.plot(ends, [place, place], color=color, linewidth=2.6)
+    axes.plot(value, place, "o", color=color, markersize=8)
 
 
 def _or_nan(value: float | None) -> float:

@@ -34,7 +34,7 @@ class ModelSpec:
 
 HEADS: dict[Arch, str] = {"mobilenet_v2": "classifier", "resnet18": "fc"}
 
-SEVEN = (
+REPORT_MODELS = (
     ModelSpec("mobilenet_v2", "classifier", (0.662, 0.598)),
     ModelSpec("mobilenet_v2", "all", (0.823, 0.787)),
     ModelSpec("resnet18", "fc", (0.656, 0.603)),
@@ -51,7 +51,7 @@ def parse_model(text: str) -> ModelSpec:
     arch, _, trainable = text.partition(":")
     if arch not in get_args(Arch) or not trainable:
         raise UserError(f"{text!r} is no model; write NETWORK:LAYERS, such as resnet18:fc,layer4")
-    known = {spec.name: spec for spec in SEVEN}
+    known = {spec.name: spec for spec in REPORT_MODELS}
     return known.get(text, ModelSpec(cast(Arch, arch), trainable))
 
 
@@ -61,7 +61,7 @@ DESCRIPTIONS: dict[Protocol, str] = {
         "BatchNorm as in plain PyTorch, one recipe for all models, a random split where the data do not give one."
     ),
     "best": (
-        "Ours, the defaults of jaxage train: Huber's loss where stages of ResNet18 learn and label distributions "
+        "The defaults of jaxage train: Huber's loss where stages of ResNet18 learn and label distributions "
         "elsewhere, mirrors to learn from and to predict by, averaged weights, frozen BatchNorm kept as it was. "
         "Besides, heads learn from kept features for ten times as long, and no person is on two sides where people are "
         "known."

@@ -2,14 +2,14 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from jaxage.commands.study.page import write_study
-from jaxage.commands.study.recipes import HEADS, SEVEN, ModelSpec, Protocol, parse_model, recipe
-from jaxage.commands.study.summary import Outcome, outcome, summarise
+from jaxage.commands.study.recipes import HEADS, REPORT_MODELS, ModelSpec, Protocol, parse_model, recipe
+from jaxage.commands.study.summary import Result, read_result, summarize
 from jaxage.commands.train import train
 from jaxage.config import TrainConfig, cache_folder
 from jaxage.data.dataset import Dataset
@@ -19,9 +19,7 @@ from jaxage.pretrained.load import RANDOM, find_weights
 from jaxage.training.loop import Diverged, Stopped
 from jaxage.training.run_folder import REPORT, RunError, write_json
 from jaxage.training.setup import check_settings
-from jaxage.types import SplitChoice, UserError
-
-Say = Callable[[str], None]
+from jaxage.types import Log, SplitChoice, UserError
 
 _SETTINGS = "study-settings.json"
 
@@ -39,7 +37,7 @@ class StudyConfig:
     protocol: Literal["report", "best", "both"] = "both"
     """"report" trains as the 2024 report did, "best" as jaxage found best; "both" does both."""
 
-    models: tuple[str, ...] = tuple(spec.name for spec in SEVEN)
+    models: tuple[str, ...] = tuple(spec.name for spec in REPORT_MODELS)
     """Networks and what learns, such as "resnet18:fc,layer4"; neighbours of one network are compared."""
 
     seeds: int = 3
@@ -67,7 +65,7 @@ class StudyConfig:
     """Show the faces with the largest errors on the page. Only where the terms of the data allow it."""
 
 
-def study(config: StudyConfig, say: Say = print) -> dict[str, Any]:
+def study(config: StudyConfig, log: Log = print) -> dict[str, Any]:
     """Train what is missing in `config.out`, and write study.html, .md, .csv and .json there; what the last holds.
 
     A run that diverges is noted and left out; it does not stop the others. What can be known to be wrong is refused
@@ -88,14 +86,14 @@ def study(config: StudyConfig, say: Say = print) -> dict[str, Any]:
     write_json(config.out / _SETTINGS, lasting)
 
     started = time.perf_counter()
-    outcomes, failed = _train_all(settings, data, say)
-    if not outcomes:
+    results, failed = _train_all(settings, data, log)
+    if not results:
         reasons = "; ".join(f"{each['run']}: {each['reason']}" for each in failed)
         raise UserError(f"no run came to an end ({reasons}): there is nothing to compare")
-    summary = summarise(outcomes, data, failed, config.models) | {"funnel": _funnel(config)}
+    summary = summarize(results, data, failed, config.models) | {"funnel": _funnel(config)}
     summary["demonstration"] = config.data is None
-    write_study(config.out, summary, outcomes, data, worst=config.show_worst)
-    say(f"\n{time.perf_counter() - started:.0f} s; the study: {config.out / 'study.html'}")
+    write_study(config.out, summary, results, data, worst=config.show_worst)
+    log(f"\n{time.perf_counter() - started:.0f} s; the study: {config.out / 'study.html'}")
     return summary
 
 
@@ -110,32 +108,32 @@ class PlannedRun:
 
 
 def _train_all(
-    settings: Mapping[PlannedRun, TrainConfig], data: Mapping[Protocol, Dataset], say: Say
-) -> tuple[list[Outcome], list[dict[str, str]]]:
+    settings: Mapping[PlannedRun, TrainConfig], data: Mapping[Protocol, Dataset], log: Log
+) -> tuple[list[Result], list[dict[str, str]]]:
     """What came of every run, those of earlier processes included, and what diverged and how."""
     plan, spent = list(settings), list[float]()
-    outcomes, failed = list[Outcome](), list[dict[str, str]]()
+    results, failed = list[Result](), list[dict[str, str]]()
     for number, run in enumerate(plan, 1):
         title = f"{run.protocol}, {run.model.name}, seed {run.seed}"
         fresh = not (run.folder / REPORT).exists()
         if fresh:
-            say(f"\n== run {number} of {len(plan)}: {title}")
+            log(f"\n== run {number} of {len(plan)}: {title}")
         before = time.perf_counter()
         try:
-            report = train(settings[run], say if fresh else lambda _: None)
+            report = train(settings[run], log if fresh else lambda _: None)
         except Diverged as error:
             reason = str(error).partition("; ")[0]
-            say(f"   left out: {reason}")
+            log(f"   left out: {reason}")
             failed.append({"run": title, "reason": reason})
             continue
         except Stopped as stop:
             where = f"run {number} of {len(plan)}"
             raise Stopped(f"stopped in {where}; the same command goes on there", stop.signum) from stop
-        outcomes.append(outcome(run.protocol, run.model, run.seed, run.folder, report, data[run.protocol]))
+        results.append(read_result(run.protocol, run.model, run.seed, run.folder, report, data[run.protocol]))
         if fresh:
             spent.append(time.perf_counter() - before)
-            say(f"   {_time_left(plan[number:], spent)}")
-    return outcomes, failed
+            log(f"   {_time_left(plan[number:], spent)}")
+    return results, failed
 
 
 def protocols(config: StudyConfig) -> tuple[Protocol, ...]:

@@ -25,7 +25,7 @@ _CALIBRATION_BINS = 10
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class Result:
     """A finished run: how it was trained, its report, a line per epoch, and its test predictions in years."""
 
     protocol: Protocol
@@ -36,9 +36,9 @@ class Outcome:
     prediction: Float[np.ndarray, " n"]
 
 
-def outcome(
+def read_result(
     protocol: Protocol, model: ModelSpec, seed: int, folder: Path, report: dict[str, Any], data: Dataset
-) -> Outcome:
+) -> Result:
     """What the run in `folder` left. Raises RunError if it is of other data."""
     if report["data"]["sha256"] != data.sha256:
         raise RunError(f"{folder} is of other data (or another split of it): bring that back, or choose another --out")
@@ -49,21 +49,21 @@ def outcome(
         raise RunError(f"{folder / 'predictions.csv'} has been changed: remove {folder} and start again")
     lines = (folder / HISTORY).read_text(encoding="utf-8").splitlines()
     prediction = np.array([row["prediction"] for row in rows], np.float32)
-    return Outcome(protocol, model, seed, report, [json.loads(line) for line in lines], prediction)
+    return Result(protocol, model, seed, report, [json.loads(line) for line in lines], prediction)
 
 
-def by_model(outcomes: Sequence[Outcome], order: Sequence[str]) -> dict[tuple[Protocol, str], list[Outcome]]:
+def by_model(results: Sequence[Result], order: Sequence[str]) -> dict[tuple[Protocol, str], list[Result]]:
     """The runs of each protocol and model: "report" first, models in the order of their names in `order`."""
 
-    def key(run: Outcome) -> tuple[bool, int, int]:
+    def key(run: Result) -> tuple[bool, int, int]:
         return run.protocol == "best", order.index(run.model.name), run.seed
 
-    ordered = sorted(outcomes, key=key)
+    ordered = sorted(results, key=key)
     return {pair: list(runs) for pair, runs in groupby(ordered, lambda run: (run.protocol, run.model.name))}
 
 
-def summarise(
-    outcomes: Sequence[Outcome],
+def summarize(
+    results: Sequence[Result],
     data: Mapping[Protocol, Dataset],
     failed: Sequence[dict[str, str]],
     order: Sequence[str],
@@ -75,7 +75,7 @@ def summarise(
     not shown. `order` has the models' names in the order in which neighbours are compared.
     """
     tests = {protocol: each.records.take(each.records.rows_of("test")) for protocol, each in data.items()}
-    groups = by_model(outcomes, order)
+    groups = by_model(results, order)
     resampled = {pair: _resampled(runs, tests[pair[0]]) for pair, runs in groups.items()}
     models = [_model(runs, tests[pair[0]], resampled[pair]) for pair, runs in groups.items()]
     scores = {(model["protocol"], model["name"]): model["scores"] for model in models}
@@ -116,7 +116,7 @@ def summarise(
     }
 
 
-def _resampled(runs: list[Outcome], test: Records) -> Float[np.ndarray, "resamples metrics"]:
+def _resampled(runs: list[Result], test: Records) -> Float[np.ndarray, "resamples metrics"]:
     """Every metric, mean over seeds, in each resample of people and of seeds; the same for all runs on this test."""
     predictions = jnp.asarray(np.stack([run.prediction for run in runs]))
     cluster = jnp.asarray(clusters(test.identity))
@@ -125,7 +125,7 @@ def _resampled(runs: list[Outcome], test: Records) -> Float[np.ndarray, "resampl
     return np.take_along_axis(np.asarray(values), drawn[:, :, None], 1).mean(1)
 
 
-def _model(runs: list[Outcome], test: Records, resampled: np.ndarray) -> dict[str, Any]:
+def _model(runs: list[Result], test: Records, resampled: np.ndarray) -> dict[str, Any]:
     first, several = runs[0], clusters(test.identity).any()
     scores = {}
     for column, metric in enumerate(METRICS):
@@ -172,7 +172,7 @@ def _part(name: str, rows: np.ndarray, size: np.ndarray, error: np.ndarray) -> d
     }
 
 
-def _calibration(runs: list[Outcome], age: np.ndarray) -> list[dict[str, float]]:
+def _calibration(runs: list[Result], age: np.ndarray) -> list[dict[str, float]]:
     """Mean predicted and mean true age of each tenth of the test, by predicted age, for each run; means over runs."""
     orders = [np.argsort(run.prediction, kind="stable") for run in runs]
     tenths = np.array_split(np.arange(len(age)), min(_CALIBRATION_BINS, len(age)))

@@ -14,7 +14,7 @@ NEAR = 8
 """How many of the 128 bits of two fingerprints may differ before they are two photos.
 
 On UTKFace (23,090 faces) 416 pairs outside its own groups differ in up to 8, and all of 32 that were looked at showed
-one photo, cropped, coloured or compressed anew; from 9 on most show two people.
+one photo, cropped, colored or compressed anew; from 9 on most show two people.
 """
 
 _GRID = 8
@@ -23,9 +23,9 @@ _BLOCK = 2**18
 
 def fingerprint(pixels: UInt8[np.ndarray, "size size 3"]) -> UInt64[np.ndarray, "2"]:
     """Where it gets lighter to the right and downwards, over 8x8 cells: a difference hash of 128 bits."""
-    grey = Image.fromarray(pixels).convert("L")
-    across = np.asarray(grey.resize((_GRID + 1, _GRID), Image.Resampling.BOX))
-    down = np.asarray(grey.resize((_GRID, _GRID + 1), Image.Resampling.BOX))
+    gray = Image.fromarray(pixels).convert("L")
+    across = np.asarray(gray.resize((_GRID + 1, _GRID), Image.Resampling.BOX))
+    down = np.asarray(gray.resize((_GRID, _GRID + 1), Image.Resampling.BOX))
     bits = np.stack([across[:, 1:] > across[:, :-1], down[1:] > down[:-1]])
     return np.packbits(bits.reshape(2, -1), axis=1).view(np.uint64)[:, 0]
 

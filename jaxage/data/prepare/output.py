@@ -2,17 +2,18 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jaxage.data.prepared import MANIFEST, QUARANTINE, open_prepared, read_manifest
 from jaxage.data.records import DataError
+from jaxage.types import Log
 from jaxage.utils.files import hold
 
 
-def is_prepared(out: Path, about: dict[str, Any], say: Callable[[str], None]) -> bool:
+def is_prepared(out: Path, about: dict[str, Any], log: Log) -> bool:
     """Whether the dataset that `about` (of its manifest) describes is there and whole.
 
     Raises DataError for anything else, but for what a try that made no dataset leaves: counts, or a list of faults.
@@ -29,7 +30,7 @@ def is_prepared(out: Path, about: dict[str, Any], say: Callable[[str], None]) ->
             f"{out} holds a dataset of another {' and '.join(changed)}: choose another --out, or remove it first"
         )
     open_prepared(out)
-    say(f"{out} is prepared already; remove it to check the images once more")
+    log(f"{out} is prepared already; remove it to check the images once more")
     return True
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
@@ -20,15 +19,14 @@ from jaxage.data.prepare.duplicates import copies, join, near_pairs
 from jaxage.data.prepare.options import Options
 from jaxage.data.prepare.output import is_prepared, making, put
 from jaxage.data.prepare.tfds_format import CsvFaces, Faces, FacesBuilder, ImdbCrop, WikiCrop, write_dataset
-from jaxage.data.prepare.verify import STEPS, Fault, Sound, look_at
+from jaxage.data.prepare.verify import STEPS, InvalidImage, ValidImage, verify_images
 from jaxage.data.prepared import COLUMNS, MANIFEST, QUARANTINE, TABLE, table_rows
 from jaxage.data.records import SPLITS, DataError, Records, listed, make_records
 from jaxage.data.splits import assign_splits, leakage, require_splits
 from jaxage.report.plots import age_histograms, contact_sheet
 from jaxage.report.tables import write_csv
 from jaxage.training.run_folder import write_json
-
-Say = Callable[[str], None]
+from jaxage.types import Log
 
 _SHOWN, _SHOWN_SIZE = 48, 128
 
@@ -49,7 +47,7 @@ def prepare_crops(
     criteria: Criteria,
     options: Options,
     metadata_only: bool = False,
-    say: Say = print,
+    log: Log = print,
 ) -> Path:
     """Prepare IMDB-WIKI's crops (see `open_crops`) that meet the criteria; the folder that holds them then.
 
@@ -73,32 +71,32 @@ def prepare_crops(
             "age_formula": criteria.age_formula,
             "settings": _settings(options) | asdict(criteria),
         }
-        if is_prepared(out, about, say):
+        if is_prepared(out, about, log):
             return out
         metadata = parse_metadata(mat, where, collection)
         kept, steps = funnel(metadata, criteria, options.seed)
         rows = np.flatnonzero(kept)
         if not len(rows):
-            say(funnel_table(steps))
+            log(funnel_table(steps))
             raise DataError(f"{where}: no record meets the criteria: lower --min-face-score or widen the ages")
         about["funnel"] = [step._asdict() for step in steps]
         builder = ImdbCrop if collection == "imdb" else WikiCrop
         scores = metadata.face_score[rows].astype(np.float32)
         source = _Source(_wanted(metadata, rows, criteria), scores, read, about, builder)
         if not metadata_only:
-            return _prepare(source, steps, options, out, say)
-    say(funnel_table(steps))
+            return _prepare(source, steps, options, out, log)
+    log(funnel_table(steps))
     records = _split(source.records, options)
     with making(out):
-        if is_prepared(out, about, say):
+        if is_prepared(out, about, log):
             return out
         out.mkdir(exist_ok=True)
         write_json(out / MANIFEST, about | {"images": [], "split": options.split, **_splits(records)})
-    say(f"written: {out / MANIFEST}; no image was looked at")
+    log(f"written: {out / MANIFEST}; no image was looked at")
     return out
 
 
-def prepare_csv(file: Path, options: Options, say: Say = print) -> Path:
+def prepare_csv(file: Path, options: Options, log: Log = print) -> Path:
     """Prepare the faces that a CSV lists (see `read_csv`) as `prepare_crops` does; splits that it gives are kept."""
     out = (options.out or file.parent / f"{file.stem}-prepared").resolve()
     records, root = read_csv(file), image_root(file)
@@ -110,12 +108,12 @@ def prepare_csv(file: Path, options: Options, say: Say = print) -> Path:
         "age_formula": "given",
         "settings": _settings(options),
     }
-    if is_prepared(out, about, say):
+    if is_prepared(out, about, log):
         return out
     about["funnel"] = [step._asdict() for step in steps]
     with open_source(root) as read:
         source = _Source(records, np.full(len(records), np.nan, np.float32), read, about, CsvFaces)
-        return _prepare(source, steps, options, out, say)
+        return _prepare(source, steps, options, out, log)
 
 
 def _settings(options: Options) -> dict[str, Any]:
@@ -133,27 +131,27 @@ def _wanted(metadata: Metadata, rows: np.ndarray, criteria: Criteria) -> Records
     )
 
 
-def _prepare(source: _Source, steps: list[Step], options: Options, out: Path, say: Say) -> Path:
+def _prepare(source: _Source, steps: list[Step], options: Options, out: Path, log: Log) -> Path:
     with making(out) as work, ThreadPoolExecutor(os.cpu_count()) as pool:
-        if is_prepared(out, source.about, say):
+        if is_prepared(out, source.about, log):
             return out
-        say(funnel_table(steps))
-        findings = look_at(source.read, source.records.path.tolist(), options.min_side, pool)
+        log(funnel_table(steps))
+        findings = verify_images(source.read, source.records.path.tolist(), options.min_side, pool)
         findings = _without_copies(source.records, findings)
-        faults = [finding for finding in findings if isinstance(finding, Fault)]
+        faults = [finding for finding in findings if isinstance(finding, InvalidImage)]
         image_steps = _image_steps(len(findings), faults)
-        say(funnel_table(image_steps))
+        log(funnel_table(image_steps))
         _refuse_too_many(faults, len(findings), source, options, out)
         faces = _divided(source, findings, image_steps, options, pool)
         put(_packed(faces, source.builder, faults, work), out)
     counts = ", ".join(f"{count:,} {split}" for split, count in faces.about["splits"].items())
     near = faces.about["near_duplicates"]["pairs"]
-    say(f"{counts}; {near:,} pairs of near-duplicates; {_seen(faces.about['leakage'])}")
-    say(f"written: {out}; go on with train --data {out}")
+    log(f"{counts}; {near:,} pairs of near-duplicates; {_seen(faces.about['leakage'])}")
+    log(f"written: {out}; go on with train --data {out}")
     return out
 
 
-def _refuse_too_many(faults: list[Fault], count: int, source: _Source, options: Options, out: Path) -> None:
+def _refuse_too_many(faults: list[InvalidImage], count: int, source: _Source, options: Options, out: Path) -> None:
     """Raises DataError, and leaves the list of faults, if too many images are bad; copies are not."""
     bad = [fault for fault in faults if fault.step != STEPS[-1]]
     if len(bad) > options.max_bad * count:
@@ -166,16 +164,20 @@ def _refuse_too_many(faults: list[Fault], count: int, source: _Source, options: 
         )
 
 
-def _write_quarantine(folder: Path, faults: list[Fault]) -> None:
+def _write_quarantine(folder: Path, faults: list[InvalidImage]) -> None:
     write_csv(folder / QUARANTINE, ("path", "reason"), ((fault.path, fault.reason) for fault in faults))
 
 
 def _divided(
-    source: _Source, findings: list[Sound | Fault], image_steps: list[Step], options: Options, pool: ThreadPoolExecutor
+    source: _Source,
+    findings: list[ValidImage | InvalidImage],
+    image_steps: list[Step],
+    options: Options,
+    pool: ThreadPoolExecutor,
 ) -> Faces:
     """The sound images: near-duplicates joined to one person, splits decided, people anonymous."""
-    sound = [finding for finding in findings if isinstance(finding, Sound)]
-    rows = [row for row, finding in enumerate(findings) if isinstance(finding, Sound)]
+    sound = [finding for finding in findings if isinstance(finding, ValidImage)]
+    rows = [row for row, finding in enumerate(findings) if isinstance(finding, ValidImage)]
     records = source.records.take(rows)
     pairs = near_pairs(np.asarray([found.fingerprint for found in sound], np.uint64).reshape(-1, 2), pool)
     joined = join(records.identity.tolist(), records.path.tolist(), pairs)
@@ -195,7 +197,7 @@ def _divided(
     return Faces(records, source.face_score[rows], digests, sizes, source.read, about)
 
 
-def _packed(faces: Faces, builder: type[FacesBuilder], faults: list[Fault], work: Path) -> Path:
+def _packed(faces: Faces, builder: type[FacesBuilder], faults: list[InvalidImage], work: Path) -> Path:
     """A folder below `work` with all that belongs to the dataset."""
     folder, records = write_dataset(builder, faces, work / "tfds"), faces.records
     age_histograms(folder / "ages.png", {split: records.age[records.rows_of(split)] for split in SPLITS})
@@ -207,17 +209,17 @@ def _packed(faces: Faces, builder: type[FacesBuilder], faults: list[Fault], work
     return folder
 
 
-def _without_copies(records: Records, findings: list[Sound | Fault]) -> list[Sound | Fault]:
-    rows = [row for row, finding in enumerate(findings) if isinstance(finding, Sound)]
-    found = [finding.sha256 for finding in findings if isinstance(finding, Sound)]
+def _without_copies(records: Records, findings: list[ValidImage | InvalidImage]) -> list[ValidImage | InvalidImage]:
+    rows = [row for row, finding in enumerate(findings) if isinstance(finding, ValidImage)]
+    found = [finding.sha256 for finding in findings if isinstance(finding, ValidImage)]
     reasons = copies(found, records.path[rows].tolist(), records.age[rows].tolist())
     left = list(findings)
     for index, reason in reasons.items():
-        left[rows[index]] = Fault(str(records.path[rows[index]]), STEPS[-1], reason)
+        left[rows[index]] = InvalidImage(str(records.path[rows[index]]), STEPS[-1], reason)
     return left
 
 
-def _image_steps(count: int, faults: list[Fault]) -> list[Step]:
+def _image_steps(count: int, faults: list[InvalidImage]) -> list[Step]:
     steps = []
     for name in STEPS:
         dropped = sum(fault.step == name for fault in faults)

@@ -21,7 +21,7 @@ read, it decodes to a picture of something, and no other file has its bytes.
 _SIZE = 64
 
 
-class Fault(NamedTuple):
+class InvalidImage(NamedTuple):
     """Why an image is not used; `step` is that of `STEPS` which it failed."""
 
     path: str
@@ -29,7 +29,7 @@ class Fault(NamedTuple):
     reason: str
 
 
-class Sound(NamedTuple):
+class ValidImage(NamedTuple):
     """An image that can be used: SHA-256 and number of its bytes, and its fingerprint."""
 
     sha256: str
@@ -37,24 +37,26 @@ class Sound(NamedTuple):
     fingerprint: np.ndarray
 
 
-def look_at(read: Read, paths: Sequence[str], min_side: int, pool: ThreadPoolExecutor) -> list[Sound | Fault]:
+def verify_images(
+    read: Read, paths: Sequence[str], min_side: int, pool: ThreadPoolExecutor
+) -> list[ValidImage | InvalidImage]:
     """What is found at each path, in their order; an image with a side below `min_side` pixels is a fault."""
     with strict_warnings():
-        return list(in_order(pool, partial(_look, read, min_side), paths, "checking"))
+        return list(in_order(pool, partial(_verify, read, min_side), paths, "checking"))
 
 
-def _look(read: Read, min_side: int, path: str) -> Sound | Fault:
+def _verify(read: Read, min_side: int, path: str) -> ValidImage | InvalidImage:
     if fault := path_fault(path):
-        return Fault(path, "safe path", fault)
+        return InvalidImage(path, "safe path", fault)
     try:
         data = read(path)
         pixels = decode_image(data, _SIZE, min_side)
     except Refused as error:
-        return Fault(path, "safe path", str(error))
+        return InvalidImage(path, "safe path", str(error))
     except FileNotFoundError:
-        return Fault(path, "found", "missing")
+        return InvalidImage(path, "found", "missing")
     except OSError as error:
-        return Fault(path, "found", error.strerror or str(error))
+        return InvalidImage(path, "found", error.strerror or str(error))
     except ImageError as error:
-        return Fault(path, "image", str(error))
-    return Sound(hashlib.sha256(data).hexdigest(), len(data), fingerprint(pixels))
+        return InvalidImage(path, "image", str(error))
+    return ValidImage(hashlib.sha256(data).hexdigest(), len(data), fingerprint(pixels))

@@ -2,7 +2,7 @@
 
 A `Field` is an array (n, height, width), or one that broadcasts to it, with a number for each pixel of n pictures; a
 `Number` may also be one for all.
-A `Colour` is an RGB array (3, n, 1, 1), or (3, 1, 1, 1) for all; pictures are (3, n, height, width), values 0-1.
+A `Color` is an RGB array (3, n, 1, 1), or (3, 1, 1, 1) for all; pictures are (3, n, height, width), values 0-1.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 
 Field = np.ndarray
 Number = np.ndarray | float | int
-Colour = np.ndarray
+Color = np.ndarray
 Picture = np.ndarray
 
 
@@ -25,12 +25,12 @@ class Grid:
     pixel: float
 
 
-def rgb(red: Number, green: Number, blue: Number) -> Colour:
-    """One colour for all pictures."""
+def rgb(red: Number, green: Number, blue: Number) -> Color:
+    """One color for all pictures."""
     return np.array([red, green, blue], np.float32)[:, None, None, None]
 
 
-def pick(palette: Sequence[Sequence[float]], where: np.ndarray) -> Colour:
+def pick(palette: Sequence[Sequence[float]], where: np.ndarray) -> Color:
     """Colours between neighbours of the palette, for positions (n,) 0-1."""
     points = np.linspace(0, 1, len(palette))
     channels = zip(*palette, strict=True)
@@ -42,9 +42,9 @@ def mix(a: np.ndarray, b: np.ndarray, share: Number) -> np.ndarray:
     return a + (b - a) * share
 
 
-def paint(picture: Picture, colour: np.ndarray, mask: Field) -> None:
+def paint(picture: Picture, color: np.ndarray, mask: Field) -> None:
     """Cover the picture, in place, where the mask is 1."""
-    change = colour - picture
+    change = color - picture
     change *= mask
     picture += change
 

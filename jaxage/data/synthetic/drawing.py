@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxage.data.synthetic.canvas import (
-    Colour,
+    Color,
     Field,
     Grid,
     Picture,
@@ -30,7 +30,7 @@ from jaxage.data.synthetic.canvas import (
 _SKIN = ((0.98, 0.85, 0.76), (0.93, 0.74, 0.60), (0.80, 0.58, 0.42), (0.55, 0.37, 0.26), (0.36, 0.23, 0.17))
 _HAIR = ((0.08, 0.06, 0.05), (0.20, 0.12, 0.07), (0.36, 0.22, 0.12), (0.75, 0.58, 0.32), (0.55, 0.24, 0.10))
 _EYES = ((0.24, 0.14, 0.08), (0.35, 0.24, 0.12), (0.30, 0.42, 0.28), (0.32, 0.48, 0.62))
-_GREY = rgb(0.80, 0.80, 0.80)
+_GRAY = rgb(0.80, 0.80, 0.80)
 
 
 class Traits(NamedTuple):
@@ -58,8 +58,8 @@ class _Face(Grid):
     turn: Field
     who: np.ndarray
     photo: np.ndarray
-    skin: Colour
-    hair: Colour
+    skin: Color
+    hair: Color
 
 
 def draw(traits: Traits, size: int) -> np.ndarray:
@@ -89,7 +89,7 @@ def _frame(traits: Traits, size: int) -> _Face:
     middles = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
     angle, scale = 0.3 * (photo[0] - 0.5), 1.05 + 0.2 * (photo[1] - 0.5)
     right, down = middles - 0.16 * (photo[2] - 0.5), middles[:, None] - 0.16 * (photo[3] - 0.5)
-    grey = rise(looks, 46 + 14 * who[1], 9)
+    gray = rise(looks, 46 + 14 * who[1], 9)
     return _Face(
         x=(np.cos(angle) * right + np.sin(angle) * down) * scale,
         y=(np.cos(angle) * down - np.sin(angle) * right) * scale,
@@ -103,7 +103,7 @@ def _frame(traits: Traits, size: int) -> _Face:
         who=who,
         photo=photo,
         skin=pick(_SKIN, traits.who[:, 3]),
-        hair=mix(pick(_HAIR, traits.who[:, 2] ** 1.5), _GREY, 0.95 * grey),
+        hair=mix(pick(_HAIR, traits.who[:, 2] ** 1.5), _GRAY, 0.95 * gray),
     )
 
 
@@ -113,8 +113,8 @@ def _background(face: _Face) -> Picture:
     return mix(_faded(upper), _faded(lower), share)
 
 
-def _faded(colour: Colour) -> Colour:
-    return mix(colour, colour.mean(0), 0.55)
+def _faded(color: Color) -> Color:
+    return mix(color, color.mean(0), 0.55)
 
 
 def _body(face: _Face, picture: Picture) -> None:
@@ -269,7 +269,7 @@ def _glasses(face: _Face, picture: Picture) -> None:
 
 
 def _camera(face: _Face, picture: Picture, grain: np.ndarray) -> np.ndarray:
-    """Blur, contrast, exposure, colour cast and noise."""
+    """Blur, contrast, exposure, color cast and noise."""
     blurred = picture
     for axis in (2, 3):
         blurred = 0.5 * blurred + 0.25 * (np.roll(blurred, 1, axis) + np.roll(blurred, -1, axis))

@@ -8,24 +8,24 @@ from jaxtyping import Array, Float
 from jaxage.models.ops.conv import FeatureMap
 
 
-def normalise_by_batch(
+def normalize_by_batch(
     x: Float[Array, "b h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"]
 ) -> tuple[Float[Array, "b h w c"], Float[Array, " c"], Float[Array, " c"]]:
-    """`x` normalised by its own mean and biased variance, then scaled and shifted; the mean; the variance."""
+    """`x` normalized by its own mean and biased variance, then scaled and shifted; the mean; the variance."""
     mean = x.mean((0, 1, 2))
     var = jnp.square(x - mean[None, None, None]).mean((0, 1, 2))
     gain = scale * lax.rsqrt(var + 1e-5)
     return (x - mean[None, None, None]) * gain[None, None, None] + bias[None, None, None], mean, var
 
 
-def _normalise_forward(
+def _normalize_forward(
     x: FeatureMap, scale: Float[Array, " c"], bias: Float[Array, " c"]
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
-    y, mean, var = normalise_by_batch(x, scale, bias)
+    y, mean, var = normalize_by_batch(x, scale, bias)
     return (y, mean, var), (x, scale, mean, var)
 
 
-def _normalise_backward(
+def _normalize_backward(
     saved: tuple[Array, ...], cotangents: tuple[Array, Array, Array]
 ) -> tuple[FeatureMap, Float[Array, " c"], Float[Array, " c"]]:
     """Two sums and one pass, from `x` itself: autodiff keeps `x - mean`, a second copy of every map. The mean is taken
@@ -42,5 +42,5 @@ def _normalise_backward(
     return dx, dscale, dbias
 
 
-normalise_by_batch_on_cpu = jax.custom_vjp(normalise_by_batch)
-normalise_by_batch_on_cpu.defvjp(_normalise_forward, _normalise_backward)
+normalize_by_batch_on_cpu = jax.custom_vjp(normalize_by_batch)
+normalize_by_batch_on_cpu.defvjp(_normalize_forward, _normalize_backward)

@@ -12,25 +12,25 @@ import pytest
 from PIL import Image
 
 from jaxage.commands.study.page import write_study
-from jaxage.commands.study.recipes import SEVEN, Protocol
-from jaxage.commands.study.summary import Outcome, summarise
+from jaxage.commands.study.recipes import REPORT_MODELS, Protocol
+from jaxage.commands.study.summary import Result, summarize
 from tests.studies import dataset, made_up
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def study(folder: Path, protocols: tuple[Protocol, ...] = ("report", "best"), **changes: Any) -> Path:
-    outcomes: list[Outcome] = [
+    results: list[Result] = [
         made_up(protocol, spec, seed, noise=4 + place + 3 * (protocol == "report"))
         for protocol in protocols
-        for place, spec in enumerate(reversed(SEVEN))
+        for place, spec in enumerate(reversed(REPORT_MODELS))
         for seed in range(2)
     ]
     data = {protocol: dataset() for protocol in protocols}
     failed = [{"run": "best, resnet18:all, seed 0", "reason": "the loss <is> no number"}]
-    summary = summarise(outcomes, data, failed, [spec.name for spec in reversed(SEVEN)])
+    summary = summarize(results, data, failed, [spec.name for spec in reversed(REPORT_MODELS)])
     funnel = [{"step": "single face", "kept": 10, "dropped": 2}]
-    write_study(folder, summary | {"funnel": funnel, "demonstration": False} | changes, outcomes, data, worst=True)
+    write_study(folder, summary | {"funnel": funnel, "demonstration": False} | changes, results, data, worst=True)
     return folder
 
 
@@ -49,7 +49,7 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
         self.open: list[str] = []
-        self.feed(text)
+        self.loader(text)
         assert not self.open
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from jaxage.commands.study.recipes import DESCRIPTIONS, HEADS, SEVEN, ModelSpec, parse_model, recipe
+from jaxage.commands.study.recipes import DESCRIPTIONS, HEADS, REPORT_MODELS, ModelSpec, parse_model, recipe
 from jaxage.config import TrainConfig
 from jaxage.models.registry import create_model
 from jaxage.training.freeze import parse_trainable
@@ -9,7 +9,7 @@ from tests.models.evaluate import shapes
 
 
 def test_the_seven_models_are_the_reports() -> None:
-    assert [spec.name for spec in SEVEN] == [
+    assert [spec.name for spec in REPORT_MODELS] == [
         "mobilenet_v2:classifier",
         "mobilenet_v2:all",
         "resnet18:fc",
@@ -18,11 +18,11 @@ def test_the_seven_models_are_the_reports() -> None:
         "resnet18:fc,layer4,layer3,layer2",
         "resnet18:fc,layer4,layer3,layer2,layer1",
     ]
-    assert [spec.head_only for spec in SEVEN] == [True, False, True, False, False, False, False]
-    assert len({spec.slug for spec in SEVEN}) == 7
+    assert [spec.head_only for spec in REPORT_MODELS] == [True, False, True, False, False, False, False]
+    assert len({spec.slug for spec in REPORT_MODELS}) == 7
 
 
-@pytest.mark.parametrize("spec", SEVEN, ids=lambda spec: spec.slug)
+@pytest.mark.parametrize("spec", REPORT_MODELS, ids=lambda spec: spec.slug)
 @pytest.mark.parametrize("protocol", DESCRIPTIONS)
 def test_every_recipe_can_be_trained(protocol: str, spec: ModelSpec) -> None:
     """And lets the same modules learn as the report did, whatever their rates."""
@@ -35,12 +35,12 @@ def test_every_recipe_can_be_trained(protocol: str, spec: ModelSpec) -> None:
 
 
 def test_the_reports_recipe_is_one_for_all() -> None:
-    assert len({str(recipe("report", spec, 2)) for spec in SEVEN}) == 1
-    assert recipe("report", SEVEN[0], 2)["frozen_bn"] == "train"
+    assert len({str(recipe("report", spec, 2)) for spec in REPORT_MODELS}) == 1
+    assert recipe("report", REPORT_MODELS[0], 2)["frozen_bn"] == "train"
 
 
 def test_models_are_parsed() -> None:
-    assert parse_model("resnet18:fc,layer4") is SEVEN[3]
+    assert parse_model("resnet18:fc,layer4") is REPORT_MODELS[3]
     assert parse_model("resnet18:all") == ModelSpec("resnet18", "all", None)
     for text in ("resnet50:fc", "resnet18", "resnet18:"):
         with pytest.raises(UserError, match=r"is no model; write NETWORK:LAYERS"):

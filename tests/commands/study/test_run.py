@@ -105,10 +105,10 @@ def test_a_run_that_diverges_is_left_out(
     module = importlib.import_module("jaxage.commands.study.run")
     real = module.train
 
-    def failing(config: Any, say: Any) -> Any:
+    def failing(config: Any, log: Any) -> Any:
         if config.frozen_bn == "train":
             raise Diverged("the loss was no finite number at step 3; there is no checkpoint yet")
-        return real(config, say)
+        return real(config, log)
 
     monkeypatch.setattr(module, "train", failing)
     shutil.copytree(done[0], tmp_path / "study")

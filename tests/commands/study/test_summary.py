@@ -6,29 +6,29 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
 
-from jaxage.commands.study.recipes import SEVEN, ModelSpec, Protocol
-from jaxage.commands.study.summary import Outcome, by_model, outcome, summarise
+from jaxage.commands.study.recipes import REPORT_MODELS, ModelSpec, Protocol
+from jaxage.commands.study.summary import Result, by_model, read_result, summarize
 from jaxage.data.records import Records, make_records
 from jaxage.report.tables import write_predictions
 from jaxage.training.run_folder import RunError
 from tests.studies import dataset, made_up, table
 
-SPECS = SEVEN[:5]
+SPECS = REPORT_MODELS[:5]
 
 
-def summary(outcomes: list[Outcome], **records: Records) -> dict[str, Any]:
+def summary(results: list[Result], **records: Records) -> dict[str, Any]:
     chosen: Any = records or {protocol: table() for protocol in ("report", "best")}
     data = {protocol: dataset(each) for protocol, each in chosen.items()}
-    return summarise(outcomes, data, [], [spec.name for spec in SEVEN])
+    return summarize(results, data, [], [spec.name for spec in REPORT_MODELS])
 
 
 def test_scores_are_means_over_seeds_as_scipy_has_them() -> None:
-    outcomes = [made_up("best", SEVEN[2], seed, noise=9.0) for seed in range(3)]
-    (model,) = summary(outcomes, best=table())["models"]
+    results = [made_up("best", REPORT_MODELS[2], seed, noise=9.0) for seed in range(3)]
+    (model,) = summary(results, best=table())["models"]
     age = table().age[table().rows_of("test")].astype(np.float64)
     values = [
         (pearsonr(run.prediction, age)[0], spearmanr(run.prediction, age)[0], np.abs(run.prediction - age).mean())
-        for run in outcomes
+        for run in results
     ]
     for column, metric in enumerate(("plcc", "srocc", "mae")):
         score, every = model["scores"][metric], [value[column] for value in values]
@@ -39,15 +39,15 @@ def test_scores_are_means_over_seeds_as_scipy_has_them() -> None:
 
 
 def test_one_seed_has_no_spread() -> None:
-    (model,) = summary([made_up("best", SEVEN[2], 0)], best=table())["models"]
+    (model,) = summary([made_up("best", REPORT_MODELS[2], 0)], best=table())["models"]
     assert model["scores"]["mae"]["spread"] is None
 
 
 def test_what_a_layer_adds_is_tested_on_the_same_people() -> None:
     """A better one is shown to be better; the same predictions are shown to differ by nothing."""
-    outcomes = [made_up("best", SEVEN[2], 0, noise=12), made_up("best", SEVEN[3], 0, noise=6)]
-    outcomes += [made_up("best", SEVEN[4], 0, noise=6)]
-    steps = summary(outcomes, best=table())["steps"]
+    results = [made_up("best", REPORT_MODELS[2], 0, noise=12), made_up("best", REPORT_MODELS[3], 0, noise=6)]
+    results += [made_up("best", REPORT_MODELS[4], 0, noise=6)]
+    steps = summary(results, best=table())["steps"]
     assert [(step["from"], step["to"]) for step in steps] == [
         ("resnet18:fc", "resnet18:fc,layer4"),
         ("resnet18:fc,layer4", "resnet18:fc,layer4,layer3"),
@@ -58,40 +58,44 @@ def test_what_a_layer_adds_is_tested_on_the_same_people() -> None:
 
 
 def test_a_model_without_runs_makes_no_neighbours_of_those_beside_it() -> None:
-    outcomes = [made_up("best", SEVEN[2], 0), made_up("best", SEVEN[4], 0), made_up("best", SEVEN[5], 0)]
-    steps = summary(outcomes, best=table())["steps"]
-    assert [(step["from"], step["to"]) for step in steps] == [(SEVEN[4].name, SEVEN[5].name)]
+    results = [
+        made_up("best", REPORT_MODELS[2], 0),
+        made_up("best", REPORT_MODELS[4], 0),
+        made_up("best", REPORT_MODELS[5], 0),
+    ]
+    steps = summary(results, best=table())["steps"]
+    assert [(step["from"], step["to"]) for step in steps] == [(REPORT_MODELS[4].name, REPORT_MODELS[5].name)]
 
 
 def test_several_seeds_widen_the_interval_by_how_they_differ() -> None:
     """Or the interval would be of these trained networks alone."""
-    alike = [made_up("best", SEVEN[2], seed, noise=8) for seed in range(3)]
-    apart = [made_up("best", SEVEN[3], seed, noise=noise) for seed, noise in enumerate((4.0, 8.0, 12.0))]
+    alike = [made_up("best", REPORT_MODELS[2], seed, noise=8) for seed in range(3)]
+    apart = [made_up("best", REPORT_MODELS[3], seed, noise=noise) for seed, noise in enumerate((4.0, 8.0, 12.0))]
     narrow, wide = (model["scores"]["mae"]["ci95"] for model in summary(alike + apart, best=table())["models"])
     assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
 
 
 def test_networks_and_protocols_are_no_neighbours() -> None:
-    outcomes = [made_up(protocol, spec, 0) for protocol in ("report", "best") for spec in SPECS]
-    steps = summary(outcomes)["steps"]
+    results = [made_up(protocol, spec, 0) for protocol in ("report", "best") for spec in SPECS]
+    steps = summary(results)["steps"]
     assert len(steps) == 2 * 3
     assert all(step["from"].split(":")[0] == step["to"].split(":")[0] for step in steps)
 
 
 def test_protocols_are_paired_only_on_one_test() -> None:
-    outcomes = [made_up("report", SEVEN[2], 0, noise=12), made_up("best", SEVEN[2], 0, noise=6)]
-    (gain,) = summary(outcomes)["gains"]
+    results = [made_up("report", REPORT_MODELS[2], 0, noise=12), made_up("best", REPORT_MODELS[2], 0, noise=6)]
+    (gain,) = summary(results)["gains"]
     assert gain["metrics"]["srocc"]["ci95"][0] > 0
     other = table()
     split = other.split.copy()
     split[other.rows_of("test")[0]], split[other.rows_of("train")[0]] = "train", "test"
     moved = Records(other.path, other.age, other.identity, split, other.gender)
-    apart = summary(outcomes, report=table(), best=moved)
+    apart = summary(results, report=table(), best=moved)
     assert (apart["gains"], apart["same_test"]) == ([], False)
 
 
 def test_errors_by_age_gender_and_prediction() -> None:
-    run = made_up("best", SEVEN[2], 0)
+    run = made_up("best", REPORT_MODELS[2], 0)
     (model,) = summary([run], best=table())["models"]
     test = table().take(table().rows_of("test"))
     error = run.prediction - test.age
@@ -108,8 +112,8 @@ def test_errors_by_age_gender_and_prediction() -> None:
 
 
 def test_undefined_scores_are_none_and_the_rest_goes_on() -> None:
-    constant = made_up("best", SEVEN[2], 0, constant=True)
-    result = summary([constant, made_up("best", SEVEN[3], 0)], best=table())
+    constant = made_up("best", REPORT_MODELS[2], 0, constant=True)
+    result = summary([constant, made_up("best", REPORT_MODELS[3], 0)], best=table())
     assert result["models"][0]["scores"]["plcc"] == {"mean": None, "spread": None, "ci95": None, "seeds": [None]}
     assert result["steps"][0]["metrics"]["plcc"] == {"difference": None, "ci95": None}
     assert result["steps"][0]["metrics"]["mae"]["difference"] is not None
@@ -118,16 +122,16 @@ def test_undefined_scores_are_none_and_the_rest_goes_on() -> None:
 
 def test_groups_are_in_the_order_of_the_models() -> None:
     shuffled: list[tuple[Protocol, ModelSpec, int]] = [
-        ("best", SEVEN[4], 1),
-        ("report", SEVEN[4], 0),
-        ("best", SEVEN[2], 0),
-        ("best", SEVEN[4], 0),
+        ("best", REPORT_MODELS[4], 1),
+        ("report", REPORT_MODELS[4], 0),
+        ("best", REPORT_MODELS[2], 0),
+        ("best", REPORT_MODELS[4], 0),
     ]
-    groups = by_model([made_up(*each) for each in shuffled], [SEVEN[4].name, SEVEN[2].name])
+    groups = by_model([made_up(*each) for each in shuffled], [REPORT_MODELS[4].name, REPORT_MODELS[2].name])
     assert [(pair, [run.seed for run in runs]) for pair, runs in groups.items()] == [
-        (("report", SEVEN[4].name), [0]),
-        (("best", SEVEN[4].name), [0, 1]),
-        (("best", SEVEN[2].name), [0]),
+        (("report", REPORT_MODELS[4].name), [0]),
+        (("best", REPORT_MODELS[4].name), [0, 1]),
+        (("best", REPORT_MODELS[2].name), [0]),
     ]
 
 
@@ -137,11 +141,11 @@ def test_a_run_of_other_data_is_refused(tmp_path: Path) -> None:
     write_predictions(tmp_path / "predictions.csv", test, test.age + 1)
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n')
     report = {"data": {"sha256": "sha"}}
-    run = outcome("best", SEVEN[2], 0, tmp_path, report, dataset(records))
+    run = read_result("best", REPORT_MODELS[2], 0, tmp_path, report, dataset(records))
     np.testing.assert_allclose(run.prediction, test.age + 1, rtol=1e-6)
     assert run.history == [{"epoch": 1}]
     other = make_records(["a", "b", "c"], [1.0, 2.0, 3.0], split=["train", "validation", "test"])
     with pytest.raises(RunError, match="has been changed"):
-        outcome("best", SEVEN[2], 0, tmp_path, report, dataset(other))
+        read_result("best", REPORT_MODELS[2], 0, tmp_path, report, dataset(other))
     with pytest.raises(RunError, match="is of other data"):
-        outcome("best", SEVEN[2], 0, tmp_path, {"data": {"sha256": "other"}}, dataset(records))
+        read_result("best", REPORT_MODELS[2], 0, tmp_path, {"data": {"sha256": "other"}}, dataset(records))

@@ -28,7 +28,7 @@ def test_the_same_photo_anew_is_near_and_another_is_not() -> None:
     first = Image.fromarray(images[0])
     changed = {
         "smaller": first.resize((90, 90), Image.Resampling.BILINEAR).resize((128, 128), Image.Resampling.BILINEAR),
-        "grey": first.convert("L").convert("RGB"),
+        "gray": first.convert("L").convert("RGB"),
         "darker": first.point(lambda value: value * 0.8),
         "itself": first,
     }

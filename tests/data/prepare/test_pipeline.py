@@ -29,7 +29,7 @@ from jaxage.data.importers.csv_file import read_csv
 from jaxage.data.importers.filters import Criteria
 from jaxage.data.prepare.options import Options
 from jaxage.data.prepare.pipeline import prepare_crops, prepare_csv
-from jaxage.data.prepare.verify import Fault, Sound
+from jaxage.data.prepare.verify import InvalidImage, ValidImage
 from jaxage.data.prepared import open_prepared
 from jaxage.data.records import DataError
 from jaxage.data.splits import leakage
@@ -56,7 +56,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def out(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared") / "imdb"
-    return prepare_crops("imdb", tree, ALL, replace(LENIENT, out=folder, split="identity"), say=quiet)
+    return prepare_crops("imdb", tree, ALL, replace(LENIENT, out=folder, split="identity"), log=quiet)
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def test_the_same_from_a_tar_that_stays_packed(tree: Path, out: Path, tmp_path: 
     with tarfile.open(tmp_path / "imdb_crop.tar", "w") as tar:
         tar.add(tree, "imdb_crop")
     options = replace(LENIENT, split="identity")
-    made = prepare_crops("imdb", tmp_path, ALL, options, say=quiet)
+    made = prepare_crops("imdb", tmp_path, ALL, options, log=quiet)
     assert made == tmp_path / "imdb_crop-prepared"
     assert contents(made) == contents(out)
     assert manifest(made)["source_sha256"] == manifest(out)["source_sha256"]
@@ -155,26 +155,26 @@ def test_the_same_from_a_tar_that_stays_packed(tree: Path, out: Path, tmp_path: 
 def test_metadata_alone_and_then_all(tree: Path, tmp_path: Path) -> None:
     said: list[str] = []
     options = replace(LENIENT, out=tmp_path / "out")
-    prepare_crops("imdb", tree / "imdb.mat", ALL, options, metadata_only=True, say=said.append)
+    prepare_crops("imdb", tree / "imdb.mat", ALL, options, metadata_only=True, log=said.append)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
     names = [line[:12].strip() for line in said[0].splitlines()[1:]]
     assert names == ["records", "face", "single face", "face score", "age", "fraction"]
     assert sum(manifest(tmp_path / "out")["splits"].values()) == manifest(tmp_path / "out")["funnel"][-1]["kept"]
     with pytest.raises(DataError, match="without --metadata-only"):
         load_dataset(tmp_path / "out", 40, cache=tmp_path / "cache")
-    prepare_crops("imdb", tree, ALL, options, say=quiet)
+    prepare_crops("imdb", tree, ALL, options, log=quiet)
     assert len(load_dataset(tmp_path / "out", 40, cache=tmp_path / "cache").records) == FACES
 
 
 def test_too_many_bad_images_stop_and_are_all_listed(tree: Path, tmp_path: Path) -> None:
     options = Options(out=tmp_path / "out", max_bad=0.05)
     with pytest.raises(DataError, match=r"21 of 87 images .*--max-bad 0\.05") as error:
-        prepare_crops("imdb", tree, ALL, options, say=quiet)
+        prepare_crops("imdb", tree, ALL, options, log=quiet)
     assert str(tmp_path / "out" / "quarantine.csv") in str(error.value)
     assert len(lines(tmp_path / "out" / "quarantine.csv")) == sum(IMAGE_TRAPS.values())
     with pytest.raises(DataError, match=r"holds no manifest\.json"):
         load_dataset(tmp_path / "out", 40, cache=tmp_path / "cache")
-    prepare_crops("imdb", tree, ALL, replace(options, max_bad=0.3), say=quiet)
+    prepare_crops("imdb", tree, ALL, replace(options, max_bad=0.3), log=quiet)
     assert manifest(tmp_path / "out")["images"][-1]["kept"] == FACES
 
 
@@ -182,21 +182,21 @@ def test_what_is_there_is_not_made_again_nor_overwritten(tree: Path, out: Path, 
     said: list[str] = []
     options = replace(LENIENT, out=out, split="identity")
     before = contents(out)
-    prepare_crops("imdb", tree, ALL, options, say=said.append)
+    prepare_crops("imdb", tree, ALL, options, log=said.append)
     assert "prepared already" in said[0]
     with pytest.raises(DataError, match="another settings"):
-        prepare_crops("imdb", tree, ALL, replace(options, seed=1), say=quiet)
+        prepare_crops("imdb", tree, ALL, replace(options, seed=1), log=quiet)
     assert contents(out) == before
     (tmp_path / "thesis.txt").write_text("dear")
     with pytest.raises(DataError, match="not empty"):
-        prepare_crops("imdb", tree, ALL, replace(options, out=tmp_path), say=quiet)
+        prepare_crops("imdb", tree, ALL, replace(options, out=tmp_path), log=quiet)
     assert (tmp_path / "thesis.txt").read_text() == "dear"
 
 
 def test_counting_and_drawing_harm_nothing_that_is_there(tree: Path, out: Path, tmp_path: Path) -> None:
     before = contents(out), manifest(out)
     with pytest.raises(DataError, match="another settings"):
-        prepare_crops("imdb", tree, ALL, replace(LENIENT, out=out, seed=9), metadata_only=True, say=quiet)
+        prepare_crops("imdb", tree, ALL, replace(LENIENT, out=out, seed=9), metadata_only=True, log=quiet)
     assert (contents(out), manifest(out)) == before
     mat = (tree / "imdb.mat").read_bytes()
     with pytest.raises(SystemExit, match="not an empty folder"):
@@ -210,12 +210,12 @@ def test_one_that_was_finished_meanwhile_is_kept(tree: Path, tmp_path: Path, mon
 
     def slow(*arguments: Any) -> Any:
         monkeypatch.setattr(jaxage.data.prepare.pipeline, "parse_metadata", parse)
-        prepare_crops("imdb", tree, ALL, options, say=quiet)
+        prepare_crops("imdb", tree, ALL, options, log=quiet)
         return parse(*arguments)
 
     monkeypatch.setattr(jaxage.data.prepare.pipeline, "parse_metadata", slow)
     said: list[str] = []
-    prepare_crops("imdb", tree, ALL, options, say=said.append)
+    prepare_crops("imdb", tree, ALL, options, log=said.append)
     assert "prepared already" in said[-1]
     assert len(open_prepared(tmp_path / "out").records) == FACES
 
@@ -225,17 +225,17 @@ def test_a_link_and_the_folder_one_is_in_may_be_the_place(
 ) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "link"), say=quiet) == tmp_path / "real"
+    assert prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "link"), log=quiet) == tmp_path / "real"
     assert len(open_prepared(tmp_path / "link").records) == FACES
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    prepare_crops("imdb", tree, ALL, replace(LENIENT, out=Path()), say=quiet)
+    prepare_crops("imdb", tree, ALL, replace(LENIENT, out=Path()), log=quiet)
     assert len(open_prepared(tmp_path / "here").records) == FACES
 
 
 def test_a_random_folder_is_not_taken_for_one_divided_by_people(tree: Path, tmp_path: Path) -> None:
     """Asked for, it is divided anew, and the images are the same."""
-    prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "out"), say=quiet)
+    prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "out"), log=quiet)
     kept = load_dataset(tmp_path / "out", 40, cache=tmp_path / "cache")
     same = load_dataset(tmp_path / "out", 40, split="random", seed=9, cache=tmp_path / "cache")
     anew = load_dataset(tmp_path / "out", 40, split="identity", cache=tmp_path / "cache")
@@ -250,23 +250,23 @@ def test_a_random_folder_is_not_taken_for_one_divided_by_people(tree: Path, tmp_
 def test_two_at_once(tree: Path, tmp_path: Path) -> None:
     (tmp_path / ".out.partial").mkdir()
     with FileLock(tmp_path / ".out.partial" / ".lock"), pytest.raises(DataError, match="by another process"):
-        prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "out"), say=quiet)
+        prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "out"), log=quiet)
 
 
 def test_a_file_that_changes_meanwhile_leaves_nothing(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(tree, tmp_path / "tree")
-    look_at = jaxage.data.prepare.pipeline.look_at
+    verify_images = jaxage.data.prepare.pipeline.verify_images
 
-    def meddling(*arguments: Any) -> list[Sound | Fault]:
-        findings = look_at(*arguments)
+    def meddling(*arguments: Any) -> list[ValidImage | InvalidImage]:
+        findings = verify_images(*arguments)
         (tmp_path / "tree" / arguments[1][0]).write_bytes(b"other")
         return findings
 
-    monkeypatch.setattr(jaxage.data.prepare.pipeline, "look_at", meddling)
+    monkeypatch.setattr(jaxage.data.prepare.pipeline, "verify_images", meddling)
     with pytest.raises(DataError, match="has changed since it was checked"):
-        prepare_crops("imdb", tmp_path / "tree", ALL, replace(LENIENT, out=tmp_path / "out"), say=quiet)
+        prepare_crops("imdb", tmp_path / "tree", ALL, replace(LENIENT, out=tmp_path / "out"), log=quiet)
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
 
 
@@ -282,7 +282,7 @@ def test_a_csv_keeps_its_splits_and_shows_their_leaks(tmp_path: Path) -> None:
             for row, split, gender in zip(rows, splits, genders, strict=True)
         )
     )
-    made = prepare_csv(table, Options(), say=quiet)
+    made = prepare_csv(table, Options(), log=quiet)
     assert made == tmp_path / "faces-prepared"
     about = manifest(made)
     assert about["splits"] == {"train": 6, "validation": 3, "test": 3}
@@ -297,16 +297,16 @@ def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
     rows = lines(table)
     for row in rows[:40]:
         with Image.open(tmp_path / row["path"]) as image:
-            image.convert("L").save(tmp_path / row["path"].replace("faces/", "faces/grey-"))
-    anew = [(row["path"].replace("faces/", "faces/grey-"), row["age"]) for row in rows[:40]]
+            image.convert("L").save(tmp_path / row["path"].replace("faces/", "faces/gray-"))
+    anew = [(row["path"].replace("faces/", "faces/gray-"), row["age"]) for row in rows[:40]]
     named = [(row["path"], row["age"]) for row in rows]
     table.write_text("path,age,identity\n" + "".join(f"{path},{age},\n" for path, age in named + anew))
-    made = prepare_csv(table, Options(), say=quiet)
+    made = prepare_csv(table, Options(), log=quiet)
     assert manifest(made)["near_duplicates"]["pairs"] >= 40
     split = dict(zip((records := read_csv(made / "faces.csv")).path, records.split, strict=True))
     assert any(split[path] != split[old["path"]] for (path, _), old in zip(anew, rows, strict=False))  # random
     shutil.rmtree(made)
-    made = prepare_csv(table, Options(split="identity"), say=quiet)
+    made = prepare_csv(table, Options(split="identity"), log=quiet)
     split = dict(zip((records := read_csv(made / "faces.csv")).path, records.split, strict=True))
     assert all(split[path] == split[old["path"]] for (path, _), old in zip(anew, rows, strict=False))
 
@@ -372,7 +372,7 @@ prepare_crops("imdb", Path(sys.argv[1]), Criteria(fraction=1.0), Options(Path(sy
 
 
 def test_killed_at_random_moments_and_started_again(tree: Path, tmp_path: Path) -> None:
-    whole = prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "whole"), say=quiet)
+    whole = prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "whole"), log=quiet)
     chance = random.Random(int(time.time()))
     for _ in range(4):
         command = [sys.executable, "-c", CHILD, str(tree), str(tmp_path / "killed")]
@@ -384,7 +384,7 @@ def test_killed_at_random_moments_and_started_again(tree: Path, tmp_path: Path) 
         if (tmp_path / "killed").exists():
             assert contents(tmp_path / "killed") == contents(whole)
             shutil.rmtree(tmp_path / "killed")
-    prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "killed"), say=quiet)
+    prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "killed"), log=quiet)
     assert contents(tmp_path / "killed") == contents(whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
 
@@ -392,7 +392,7 @@ def test_killed_at_random_moments_and_started_again(tree: Path, tmp_path: Path) 
 def test_nothing_kept_says_what_to_do(tree: Path, tmp_path: Path) -> None:
     options = Options(out=tmp_path / "out")
     with pytest.raises(DataError, match="lower --min-face-score"):
-        prepare_crops("imdb", tree, Criteria(min_face_score=99.0), options, say=quiet)
+        prepare_crops("imdb", tree, Criteria(min_face_score=99.0), options, log=quiet)
     assert not (tmp_path / "out").exists()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from jaxage.data.files import open_source
-from jaxage.data.prepare.verify import STEPS, Fault, Sound, look_at
+from jaxage.data.prepare.verify import STEPS, InvalidImage, ValidImage, verify_images
 
 
 def jpeg(size: int, seed: int | None = 0) -> bytes:
@@ -52,15 +52,15 @@ def test_every_fault_has_its_step_and_reason(tmp_path: Path) -> None:
         "/etc/passwd": "safe path: is absolute",
     }
     with open_source(tmp_path) as read, ThreadPoolExecutor(2) as pool:
-        findings = look_at(read, list(expected), 45, pool)
+        findings = verify_images(read, list(expected), 45, pool)
     for (path, reason), finding in zip(expected.items(), findings, strict=True):
-        if isinstance(finding, Fault):
+        if isinstance(finding, InvalidImage):
             assert finding.path == path
             assert finding.step in STEPS
             assert reason
             assert f"{finding.step}: {finding.reason}".startswith(reason), finding
         else:
             assert not reason, path
-            assert isinstance(finding, Sound)
+            assert isinstance(finding, ValidImage)
             assert finding.sha256 == hashlib.sha256(jpeg(50)).hexdigest()
             assert finding.size == len(jpeg(50))

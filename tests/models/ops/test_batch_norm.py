@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxage.models.ops.batch_norm import normalise_by_batch, normalise_by_batch_on_cpu
+from jaxage.models.ops.batch_norm import normalize_by_batch, normalize_by_batch_on_cpu
 from jaxage.models.ops.conv import conv_depthwise, conv_matmul
 from jaxage.utils.sharding import along_batch, make_mesh, replicated
 from tests.models.compare import assert_same, draw, gradients
@@ -13,7 +13,7 @@ from tests.models.compare import assert_same, draw, gradients
 @pytest.mark.parametrize(("mean", "tolerance"), [(0.0, 2e-6), (10.0, 1e-5), (1000.0, 1e-3)])
 def test_batch_statistics_have_the_gradients_of_their_formula(mean: float, tolerance: float) -> None:
     inputs = (jnp.asarray(draw(0, 4, 9, 8, 6) + mean), jnp.asarray(draw(1, 6)), jnp.asarray(draw(2, 6)))
-    assert_same(gradients(normalise_by_batch_on_cpu, *inputs), gradients(normalise_by_batch, *inputs), tolerance)
+    assert_same(gradients(normalize_by_batch_on_cpu, *inputs), gradients(normalize_by_batch, *inputs), tolerance)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -22,7 +22,7 @@ def test_gradients_on_two_devices_stay_with_their_part_of_the_batch(stride: int)
     x, kernel, scale = draw(0, 4, 8, 7, 6), draw(1, 3, 3, 1, 6), draw(2, 6)
 
     def loss(x: Any, kernel: Any, scale: Any) -> Any:
-        y, _, _ = normalise_by_batch_on_cpu(conv_depthwise(x, kernel, stride, 1), scale, scale)
+        y, _, _ = normalize_by_batch_on_cpu(conv_depthwise(x, kernel, stride, 1), scale, scale)
         return jnp.square(conv_matmul(y, jnp.asarray(draw(3, 1, 1, 6, 4)), 1, 0)).mean()
 
     gradient = jax.grad(loss, argnums=(0, 1, 2))
