@@ -1,62 +1,68 @@
-"""Fine-tune ImageNet networks to predict a person's age from a face, in pure-functional JAX."""
+"""Fine-tune ImageNet networks to predict a person's age from a face, in pure-functional JAX.
 
-from jaxage.commands.evaluate import evaluate
-from jaxage.commands.explain import age_map, explain
-from jaxage.commands.predict import predict
-from jaxage.commands.study.run import StudyConfig, study
-from jaxage.commands.train import train
-from jaxage.config import TrainConfig
-from jaxage.data.dataset import Dataset, load_dataset
-from jaxage.data.synthetic.faces import synthetic_faces
-from jaxage.losses import make_objective
-from jaxage.metrics import cumulative_score, mae, plcc, rmse, srocc, summary
-from jaxage.models.registry import Model, create_model
-from jaxage.pretrained.convert import to_flax, to_torch
-from jaxage.pretrained.load import load_pretrained
-from jaxage.training.export import ModelConfig, load_model
-from jaxage.training.freeze import label_tree, parse_trainable, train_bn_modules
-from jaxage.training.inputs import from_features, from_images
-from jaxage.training.optimizer import make_optimizer
-from jaxage.training.step import make_predict_step, make_train_step
-from jaxage.training.unfreeze import labels_in, make_phases, parse_unfreeze
-from jaxage.types import UserError
+Names are imported when they are first used, so that `import jaxage` is quick.
+"""
 
-__all__ = [
-    "Dataset",
-    "Model",
-    "ModelConfig",
-    "StudyConfig",
-    "TrainConfig",
-    "UserError",
-    "age_map",
-    "create_model",
-    "cumulative_score",
-    "evaluate",
-    "explain",
-    "from_features",
-    "from_images",
-    "label_tree",
-    "labels_in",
-    "load_dataset",
-    "load_model",
-    "load_pretrained",
-    "mae",
-    "make_objective",
-    "make_optimizer",
-    "make_phases",
-    "make_predict_step",
-    "make_train_step",
-    "parse_trainable",
-    "parse_unfreeze",
-    "plcc",
-    "predict",
-    "rmse",
-    "srocc",
-    "study",
-    "summary",
-    "synthetic_faces",
-    "to_flax",
-    "to_torch",
-    "train",
-    "train_bn_modules",
-]
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "LOSSES": "losses",
+    "METRICS": "metrics",
+    "MODELS": "models.registry",
+    "Contract": "training.export:ModelConfig",
+    "Dataset": "data.dataset",
+    "Model": "models.registry",
+    "ModelConfig": "training.export",
+    "StudyConfig": "commands.study.run",
+    "TrainConfig": "config",
+    "UserError": "types",
+    "age_map": "commands.explain",
+    "create_model": "models.registry",
+    "cumulative_score": "metrics",
+    "evaluate": "commands.evaluate",
+    "explain": "commands.explain",
+    "from_features": "training.inputs",
+    "from_images": "training.inputs",
+    "label_tree": "training.freeze",
+    "labels_in": "training.unfreeze",
+    "live_batch_norms": "training.freeze:train_bn_modules",
+    "load_dataset": "data.dataset",
+    "load_model": "training.export",
+    "load_pretrained": "pretrained.load",
+    "mae": "metrics",
+    "make_objective": "losses",
+    "make_optimizer": "training.optimizer",
+    "make_phases": "training.unfreeze",
+    "make_predict_step": "training.step",
+    "make_train_step": "training.step",
+    "parse_trainable": "training.freeze",
+    "parse_unfreeze": "training.unfreeze",
+    "plcc": "metrics",
+    "predict": "commands.predict",
+    "rmse": "metrics",
+    "srocc": "metrics",
+    "study": "commands.study.run",
+    "summary": "metrics",
+    "synthetic_faces": "data.synthetic.faces",
+    "to_flax": "pretrained.convert",
+    "to_torch": "pretrained.convert",
+    "train": "commands.train",
+    "train_bn_modules": "training.freeze",
+}
+"""The module below `jaxage` that has each public name, and the name it has there if that is another (earlier names)."""
+
+__all__ = tuple(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'jaxage' has no attribute {name!r}")
+    module, _, attribute = _HOME[name].partition(":")
+    value = getattr(import_module(f"jaxage.{module}"), attribute or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

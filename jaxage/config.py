@@ -9,7 +9,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from jaxage.types import Arch, CacheFeatures, FrozenBatchNorm, LossChoice, Precision, Solver, SplitChoice, UserError
+from jaxage.types import Arch, CacheFeatures, FrozenBatchNorm, LossName, Precision, Solver, SplitChoice, UserError
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class TrainConfig:
     image_size: int | None = None
     """Height and width in pixels; without it, 224 for your data and 64 for the drawn faces."""
 
-    loss: LossChoice = "auto"
+    loss: LossName = "auto"
     """dldl learns a distribution over ages 0-100; l1, mse and huber regress the standardized age. "auto" is what
     validated best: huber where more of ResNet18 learns than its head, dldl elsewhere."""
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from jaxage.types import Ages, Logits, LossName, Weights
+from jaxage.types import Ages, Logits, LossName, RowWeights
 
 Scalar = Float[Array, ""]
+
+LOSSES = ("l1", "mse", "huber", "dldl")
 
 _BINS = 101
 _SIGMA = 2.0
@@ -29,7 +31,7 @@ class Objective(NamedTuple):
 
     name: LossName
     outputs: int
-    loss: Callable[[Logits, Ages, Weights], Scalar]
+    loss: Callable[[Logits, Ages, RowWeights], Scalar]
     predict: Callable[[Logits], Ages]
 
 
@@ -45,8 +47,8 @@ def make_objective(name: LossName, mean: float, std: float) -> Objective:
 
     Raises ValueError for an unknown name, a mean that is not finite, and a std that is not finite and above 0.
     """
-    if name not in get_args(LossName):
-        raise ValueError(f"unknown loss {name!r}; choose one of {', '.join(get_args(LossName))}")
+    if name not in LOSSES:
+        raise ValueError(f"unknown loss {name!r}; choose one of {', '.join(LOSSES)}")
     if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
         raise ValueError(f"training ages of mean {mean} and std {std}: both must be finite and std above 0")
     outputs = _BINS if name == "dldl" else 1
@@ -58,7 +60,7 @@ def make_objective(name: LossName, mean: float, std: float) -> Objective:
             return (jax.nn.softmax(logits) * _years()).sum(axis=1)
         return logits[:, 0] * std + mean
 
-    def loss(logits: Logits, age: Ages, weight: Weights) -> Scalar:
+    def loss(logits: Logits, age: Ages, weight: RowWeights) -> Scalar:
         _check_logits(logits, outputs)
         if not logits.shape[:1] == age.shape == weight.shape:
             raise ValueError(
@@ -89,7 +91,7 @@ def reweight_by_age(objective: Objective, ages: Float[np.ndarray, " n"], power: 
     scale = np.maximum(smooth, smooth[counts > 0].min()) ** -power
     table = jnp.asarray(scale * counts.sum() / (counts * scale).sum(), jnp.float32)
 
-    def loss(logits: Logits, age: Ages, weight: Weights) -> Scalar:
+    def loss(logits: Logits, age: Ages, weight: RowWeights) -> Scalar:
         year = jnp.clip(jnp.round(jnp.where(weight > 0, age, 0)), 0, _BINS - 1).astype(jnp.int32)
         scaled = weight * table[year]
         return objective.loss(logits, age, scaled) * scaled.sum() / weight.sum()

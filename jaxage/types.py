@@ -1,40 +1,56 @@
-"""Names and array types that several files share; the tests check the shapes at run time."""
+"""Types that several rooms share; the tests check array shapes and dtypes at run time."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
-Arch = Literal["resnet18", "mobilenet_v2"]
+Arch = str
+"""A key of `jaxage.models.registry.MODELS`."""
+
+LossName = str
+"""A key of `jaxage.losses.LOSSES`."""
+
 Dtype = Literal["float32", "bfloat16"]
 Precision = Literal["auto", "float32", "bfloat16"]
-LossName = Literal["l1", "mse", "huber", "dldl"]
-LossChoice = Literal["auto", "l1", "mse", "huber", "dldl"]
 FrozenBatchNorm = Literal["eval", "train"]
 Split = Literal["train", "validation", "test"]
 CacheFeatures = Literal["auto", "off", "device", "host", "disk"]
 Solver = Literal["adamw", "ridge"]
 SplitRule = Literal["random", "identity"]
 SplitChoice = Literal["given", "random", "identity"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 Images = Float[Array, "batch height width 3"]
-"""Normalised RGB, ready for a network."""
+"""Normalized RGB, ready for a network."""
 
 RawImages = UInt8[Array, "batch height width 3"]
 """RGB as stored, 0-255."""
 
+StoredImages = UInt8[np.ndarray, "n size size 3"]
+"""RGB as decoded, 0-255, in memory or in a memory map."""
+
 Items = Shaped[Array | np.ndarray, "n *item"]
-"""What is learned from: images, uint8 (n, height, width, 3), or features of a frozen prefix, (n, ...)."""
+"""What is learned from: images, uint8 (n, height, width, 3), or cached features, (n, ...)."""
 
 Ages = Float[Array, " batch"]
 """Years."""
 
-Weights = Float[Array, " batch"]
+RowWeights = Float[Array, " batch"]
 """How often each row counts: 0 for padding, 1 for a real row, a count in a bootstrap resample."""
 
 Logits = Float[Array, "batch outputs"]
-"""What the head gives, float32, before an objective turns it into an age."""
+"""Output of the head, float32, before an objective turns it into an age."""
+
+Years = Float[np.ndarray, " n"]
+"""Ages of n images, true or predicted, in years."""
+
+Rows = Int[np.ndarray, " rows"]
+"""Indices of rows of a table or of a dataset's images."""
+
+Mask = Bool[np.ndarray, " n"]
+"""Which of n rows are meant."""
 
 Params = dict[str, Any]
 """A nested dict of arrays whose keys, joined by dots, are torchvision's module names."""
@@ -42,8 +58,25 @@ Params = dict[str, Any]
 Variables = dict[str, Params]
 """`{"params": Params, "batch_stats": Params}`, as Flax Linen keeps them."""
 
+Json = dict[str, Any]
+"""A JSON object: reports, manifests, histories."""
+
 Log = Callable[[str], None]
 """Where lines for the user go: `print`, unless the caller wants them elsewhere."""
+
+
+class InputContract(NamedTuple):
+    """What a network's weights expect of an image.
+
+    mean, std: of each channel of RGB in 0-1: the network takes `(x - mean) / std`.
+    interpolation: how the image is resized (Pillow's filters, antialiased).
+    crop: the share of the resized image's shorter side that the central square keeps; 1 keeps all of it.
+    """
+
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: Interpolation = "bilinear"
+    crop: float = 1.0
 
 
 class UserError(ValueError):

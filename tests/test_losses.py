@@ -1,5 +1,4 @@
 from collections.abc import Iterator
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +10,9 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 from scipy import ndimage, special, stats
 
-from jaxage.losses import LossName, Objective, make_objective, reweight_by_age
+from jaxage.losses import LOSSES, LossName, Objective, make_objective, reweight_by_age
 
-NAMES = get_args(LossName)
+NAMES = tuple(LOSSES)
 MEAN, STD = 37.5, 20.25
 
 

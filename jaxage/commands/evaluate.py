@@ -9,42 +9,15 @@ import numpy as np
 from jaxage.config import cache_folder
 from jaxage.data.dataset import load_dataset
 from jaxage.data.load import load_data
-from jaxage.data.loader import DataLoader, batches, make_loader
-from jaxage.data.sampler import EvalRows
-from jaxage.metrics import METRICS, age_bands, summary
+from jaxage.data.loader import make_loader
+from jaxage.metrics import age_bands, summary
 from jaxage.training.export import load_model
 from jaxage.training.inputs import from_images
+from jaxage.training.predictor import images_at, predict_rows
 from jaxage.training.run_folder import read_config, require_inputs
-from jaxage.training.step import PredictStep, make_predict_step
-from jaxage.types import Split, UserError, Variables
-from jaxage.utils.sharding import block_if_multi_cpu, make_mesh, replicate
-
-
-def predict_rows(
-    predict: PredictStep, variables: Variables, loader: DataLoader, eval_rows: EvalRows, batch_size: int
-) -> np.ndarray:
-    """Ages in years, float32, of the faces that `eval_rows` (n, 1 or 2) say where to find, in their order.
-
-    Batches are filled up.
-    """
-    devices = loader.mesh.size
-    size = -(-batch_size // devices) * devices
-    steps, each = -(-len(eval_rows) // size), eval_rows.shape[1]
-    padded = np.resize(eval_rows, (steps, size * each)).astype(np.int32)
-    parts = batches(loader, padded)
-    ages = [block_if_multi_cpu(predict(variables, items, batch.reshape(size, each))) for items, _, batch in parts]
-    return np.concatenate([np.asarray(part) for part in ages])[: len(eval_rows)]
-
-
-def images_at(rows: np.ndarray, flip: bool) -> EvalRows:
-    """Where a loader of images has these rows, as they are and, with `flip`, again for their mirrors."""
-    return np.repeat(rows[:, None], 1 + flip, axis=1).astype(np.int32)
-
-
-def scores(prediction: np.ndarray, age: np.ndarray) -> dict[str, float | None]:
-    """Every metric of `jaxage.metrics.METRICS`, without intervals; None where undefined."""
-    values = {name: float(metric(prediction, age)) for name, metric in METRICS.items()}
-    return {name: value if np.isfinite(value) else None for name, value in values.items()}
+from jaxage.training.step import make_predict_step
+from jaxage.types import Split, UserError
+from jaxage.utils.sharding import make_mesh, replicate
 
 
 def evaluate(

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxage.commands.evaluate import images_at, predict_rows
 from jaxage.data.decode import ImageError, decode_image
 from jaxage.data.loader import DataLoader
 from jaxage.training.export import load_model
 from jaxage.training.inputs import from_images
+from jaxage.training.predictor import images_at, predict_rows
 from jaxage.training.step import make_predict_step
 from jaxage.types import UserError
 from jaxage.utils.sharding import make_mesh, replicate

@@ -32,10 +32,10 @@ from jaxage.training.run_folder import (
     find_run,
     lock_run_dir,
     non_default_flags,
-    write_json,
 )
 from jaxage.training.setup import check_settings, first_variables, make_model_config
 from jaxage.types import Log, Variables
+from jaxage.utils.files import write_json
 
 
 def train(config: TrainConfig, log: Log = print) -> dict[str, Any]:

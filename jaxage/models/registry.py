@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -57,7 +57,7 @@ class Model(NamedTuple):
     spec: Spec
 
 
-_NETWORKS: dict[Arch, tuple[type[nn.Module], tuple[str, ...], tuple[str, ...], str]] = {
+MODELS: dict[Arch, tuple[type[nn.Module], tuple[str, ...], tuple[str, ...], str]] = {
     "resnet18": (resnet.ResNet18, resnet.STAGES, resnet.UNITS, "fc"),
     "mobilenet_v2": (mobilenet.MobileNetV2, mobilenet.STAGES, mobilenet.UNITS, "classifier"),
 }
@@ -69,9 +69,9 @@ def create_model(arch: Arch, *, outputs: int = 1, dtype: Dtype = "float32") -> M
     Parameters are float32; `dtype` is what the trunk computes in (BatchNorm statistics, pooling and head stay
     float32). Raises ValueError for an unknown name.
     """
-    if arch not in _NETWORKS:
-        raise ValueError(f"unknown arch {arch!r}: choose one of {', '.join(get_args(Arch))}")
-    network, stages, units, head = _NETWORKS[arch]
+    if arch not in MODELS:
+        raise ValueError(f"unknown arch {arch!r}: choose one of {', '.join(MODELS)}")
+    network, stages, units, head = MODELS[arch]
     build = partial(network, outputs, dtype=jnp.dtype(dtype))
 
     def init(key: Array) -> Variables:

@@ -26,7 +26,7 @@ RANDOM = "random"
 
 
 @dataclass(frozen=True)
-class Weights:
+class PretrainedWeights:
     """variables: numpy leaves, with the source's own head or none. tag: the manifest's, or a name for a file.
 
     sha256: of the torch file that they were converted from, or of the file itself.
@@ -41,7 +41,7 @@ class WeightsError(UserError):
     """Weights that do not exist, or do not fit the network."""
 
 
-def find_weights(weights: str | Path, arch: Arch) -> Weights:
+def find_weights(weights: str | Path, arch: Arch) -> PretrainedWeights:
     """The weights of a tag ("imagenet1k_v1" or "resnet18.imagenet1k_v1") or of a .pth, .pt or .safetensors file.
 
     A tag is converted once and kept in `weights/`. Raises WeightsError for a name that is neither, ConversionError for
@@ -95,15 +95,15 @@ def merge(fresh: Variables, pretrained: Variables, head: str) -> Variables:
     return unflatten({name: jnp.asarray(old[name]) if name in trunk else leaf for name, leaf in new.items()})
 
 
-def _from_file(path: Path, arch: Arch) -> Weights:
+def _from_file(path: Path, arch: Arch) -> PretrainedWeights:
     metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
     if metadata.get("format") != FORMAT:
         sha256 = sha256_of(path)
-        return Weights(convert_file(path, arch).variables, _name(path, arch, sha256), sha256)
+        return PretrainedWeights(convert_file(path, arch).variables, _name(path, arch, sha256), sha256)
     if metadata["arch"] != arch:
         raise WeightsError(f"{path} holds a {metadata['arch']}, not a {arch}: give the matching --arch")
     sha256 = metadata.get("source_sha256") or sha256_of(path)
-    return Weights(read_variables(path), _name(path, arch, sha256), sha256)
+    return PretrainedWeights(read_variables(path), _name(path, arch, sha256), sha256)
 
 
 def _name(path: Path, arch: Arch, sha256: str) -> str:
@@ -113,15 +113,15 @@ def _name(path: Path, arch: Arch, sha256: str) -> str:
     return name if entry is None or sha256 in entry.hashes() else path.name
 
 
-def _from_tag(tag: str, arch: Arch) -> Weights:
+def _from_tag(tag: str, arch: Arch) -> PretrainedWeights:
     """Converted before, if from a file that the manifest lists; else fetched, verified and converted."""
     entry = read_manifest()[tag]
     converted = weights_folder() / f"{tag}.safetensors"
     if converted.exists():
         published = read_metadata(converted).get("source_sha256", "")
         if published in entry.hashes():
-            return Weights(read_variables(converted), tag, published)
+            return PretrainedWeights(read_variables(converted), tag, published)
     source = fetch(entry, weights_folder())
-    found = Weights(convert_file(source, arch).variables, tag, sha256_of(source))
+    found = PretrainedWeights(convert_file(source, arch).variables, tag, sha256_of(source))
     write_variables(converted, found.variables, {"arch": arch, "source_sha256": found.sha256})
     return found

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxage.data.dataset import Failure
 from jaxage.data.records import Records
-from jaxage.training.run_folder import write_text
+from jaxage.utils.files import write_text
 
 _METRICS = {
     "plcc": ("PLCC", ".3f"),

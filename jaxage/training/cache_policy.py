@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxage.commands.evaluate import images_at
 from jaxage.config import TrainConfig
 from jaxage.data.loader import memory, room
 from jaxage.training.feature_cache import (
@@ -23,6 +22,7 @@ from jaxage.training.feature_cache import (
 )
 from jaxage.training.inputs import from_images
 from jaxage.training.placement import Costs, Placement, decide
+from jaxage.training.predictor import images_at
 from jaxage.types import Log
 
 _SHARE_OF_DISK, _SHARE_OF_MEMORY = 0.25, 0.5

@@ -11,8 +11,8 @@ import numpy as np
 from jaxage.losses import Objective, make_objective
 from jaxage.models.registry import Model, create_model
 from jaxage.pretrained.safetensors_io import read_variables, write_variables
-from jaxage.training.run_folder import write_json, write_text
 from jaxage.types import Arch, Dtype, LossName, UserError, Variables
+from jaxage.utils.files import write_json, write_text
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -18,18 +18,19 @@ import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from jaxage.commands.evaluate import predict_rows, scores
 from jaxage.config import TrainConfig
 from jaxage.data.loader import step_batches
 from jaxage.data.records import Records
 from jaxage.data.sampler import epoch_batches
 from jaxage.training.checkpoint import Checkpoint, open_checkpoints, restore_latest, save
 from jaxage.training.feature_cache import TrainInputs
-from jaxage.training.run_folder import METRICS, write_text
+from jaxage.training.predictor import predict_rows, scores
+from jaxage.training.run_folder import HISTORY
 from jaxage.training.state import TrainState, start_epoch
 from jaxage.training.step import PredictStep, TrainStep
 from jaxage.training.unfreeze import Phase
 from jaxage.types import Log, Variables
+from jaxage.utils.files import write_text
 from jaxage.utils.sharding import block_if_multi_cpu, replicated
 
 
@@ -220,7 +221,7 @@ def _copy(variables: Variables) -> Variables:
 
 
 def _write_history(folder: Path, progress: Progress) -> None:
-    write_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in progress.history))
+    write_text(folder / HISTORY, "".join(json.dumps(line) + "\n" for line in progress.history))
 
 
 @contextmanager

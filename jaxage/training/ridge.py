@@ -10,11 +10,12 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
-from jaxage.commands.evaluate import scores
 from jaxage.training.export import ModelConfig
 from jaxage.training.loop import Job, Progress
-from jaxage.training.run_folder import METRICS, write_text
+from jaxage.training.predictor import scores
+from jaxage.training.run_folder import HISTORY
 from jaxage.types import Variables
+from jaxage.utils.files import write_text
 from jaxage.utils.sharding import replicate
 from jaxage.utils.trees import is_within, map_named
 
@@ -68,7 +69,7 @@ def solve(job: Job, variables: Variables, contract: ModelConfig, head: str) -> t
         f"ridge regression: of {len(STRENGTHS)} strengths {best['strength']:.1e} has the best validation MAE, "
         f"{best['validation']['mae']:.3f}"
     )
-    write_text(job.folder / METRICS, "".join(json.dumps(line) + "\n" for line in history))
+    write_text(job.folder / HISTORY, "".join(json.dumps(line) + "\n" for line in history))
     solution = {"kernel": kernels[chosen][:, None], "bias": biases[chosen][None]}
 
     def solved(leaf: str, value: jax.Array) -> jax.Array:

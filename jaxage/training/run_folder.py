@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import jax
 
 from jaxage.config import TrainConfig, from_json, to_json
 from jaxage.types import UserError
-from jaxage.utils.files import LOCK, hold
+from jaxage.utils.files import lock_folder, write_json
 
-CONFIG, REPORT, METRICS = "config.json", "report.json", "metrics.jsonl"
+CONFIG, REPORT, HISTORY = "config.json", "report.json", "metrics.jsonl"
 _INPUTS = "inputs.json"
 _NOT_COMPARED = ("out", "resume", "memory_budget")
 
@@ -53,14 +53,9 @@ def lock_run_dir(folder: Path) -> Iterator[None]:
 
     Raises RunError if another process has it.
     """
-    try:
-        with hold(folder, RunError(f"{folder} is in use by another process: wait for it, or choose another --out")):
-            yield
-    finally:
-        if not (folder / CONFIG).exists():
-            (folder / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):
-                folder.rmdir()
+    busy = RunError(f"{folder} is in use by another process: wait for it, or choose another --out")
+    with lock_folder(folder, busy):
+        yield
 
 
 def create_run(config: TrainConfig, folder: Path, inputs: dict[str, Any]) -> None:
@@ -119,18 +114,6 @@ def _read_json(path: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise RunError(f"{path} cannot be read ({reason}): start a new run") from error
     return value
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON (NaN refused) under a temporary name and rename it into place."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text under a temporary name and rename it into place."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def environment() -> dict[str, Any]:

@@ -1,26 +1,127 @@
-"""One process at a time in a folder."""
+"""Files that appear whole or not at all, and folders that one process at a time works in."""
 
+import errno
+import json
+import os
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
 from jaxage.types import UserError
 
 LOCK = ".lock"
+_TRIES = 100
 
 
 @contextmanager
-def hold(folder: Path, busy: UserError) -> Iterator[None]:
-    """Keep other processes out of the folder, which is made if need be. Raises `busy` if one is in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside `path` for writing; it is synced and renamed to `path` if the block succeeds.
+
+    Args:
+        path: The file to write. Its folder must exist.
+
+    Raises:
+        OSError: if the disk is full or the folder cannot be written to; `path` is then as it was before.
+    """
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise busy from None
+        with unfinished.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all (see `atomic_write`)."""
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text whole or not at all (see `atomic_write`)."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON whole or not at all (see `atomic_write`). Raises ValueError for NaN and infinity."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def reserve_space(file: IO[bytes], size: int) -> None:
+    """Let the file occupy `size` bytes of the disk now, so that a full disk is an error here and no signal later.
+
+    Systems without `posix_fallocate` (macOS) only set the length.
+
+    Raises:
+        OSError: if the disk has no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        file.truncate(size)
+
+
+@contextmanager
+def lock_folder(folder: Path, busy: UserError) -> Iterator[None]:
+    """Keep every other process and thread out of the folder, which is made if need be.
+
+    Only the holder of the lock cleans up: at the end, a folder that holds nothing but the lock is removed again, with
+    the folders above it that were made for it. A folder that was there before stays.
+
+    Args:
+        folder: The folder to lock.
+        busy: Raised if somebody else holds the lock. Nothing is touched then.
+    """
+    made: list[Path] = []
+    lock = _acquire(folder, busy, made)
     try:
         yield
     finally:
+        if not {path.name for path in folder.glob("*")} - {LOCK}:
+            (folder / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # somebody else has put something there
+                for each in made:
+                    each.rmdir()
         lock.release()
+
+
+def _acquire(folder: Path, busy: UserError, made: list[Path]) -> FileLock:
+    """The lock, held; `made` gets the folders that were made, innermost first, by us or by a process that was killed.
+
+    A holder may remove lock and folder before we lock the file that we opened: a lock counts only if the file is still
+    in its place.
+    """
+    lock, path = FileLock(folder / LOCK), folder / LOCK
+    for _ in range(_TRIES):
+        made += [each for each in (folder, *folder.parents) if not each.exists() and each not in made]
+        if path.exists() and folder not in made:
+            made.insert(0, folder)
+        with suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as opened:
+                try:
+                    lock.acquire(timeout=0)
+                except Timeout:
+                    raise busy from None
+                if path.exists() and os.path.samestat(os.fstat(opened.fileno()), path.stat()):
+                    return lock
+                lock.release()
+    raise busy
+
+
+def rename_folder(unfinished: Path, folder: Path) -> bool:
+    """Rename a finished folder to `folder`, and whether that was done: not if another one with content is there."""
+    try:
+        unfinished.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        return False
+    return True

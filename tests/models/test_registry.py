@@ -1,15 +1,15 @@
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxage.models.registry import create_model
+from jaxage.models.registry import MODELS, create_model
 from jaxage.types import Arch
 from jaxage.utils.trees import count, flatten
 
-ARCHS = get_args(Arch)
+ARCHS = tuple(MODELS)
 PUBLISHED_COUNTS = {"resnet18": 11_689_512, "mobilenet_v2": 3_504_872}
 
 

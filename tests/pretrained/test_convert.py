@@ -1,15 +1,16 @@
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 
+from jaxage.models.registry import MODELS
 from jaxage.pretrained.convert import ConversionError, to_flax, to_torch
 from jaxage.pretrained.keymap import tables
 from jaxage.types import Arch
 from jaxage.utils.trees import flatten
 from tests.pretrained.state import torch_state
 
-ARCHS = get_args(Arch)
+ARCHS = tuple(MODELS)
 
 
 @pytest.fixture(scope="module", params=ARCHS)

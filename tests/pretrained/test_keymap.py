@@ -1,7 +1,6 @@
-from typing import get_args
-
 import pytest
 
+from jaxage.models.registry import MODELS
 from jaxage.pretrained.keymap import tables
 from jaxage.types import Arch
 from tests.pretrained.state import torch_state
@@ -11,7 +10,7 @@ def modules(arch: Arch) -> list[str]:
     return sorted({name.rsplit(".", 1)[0] for name in torch_state(arch)})
 
 
-@pytest.mark.parametrize("arch", get_args(Arch))
+@pytest.mark.parametrize("arch", tuple(MODELS))
 def test_every_table_names_every_module_once(arch: Arch) -> None:
     for table in tables(arch, modules(arch)).values():
         assert list(table) == modules(arch)

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from jaxage.commands.evaluate import predict_rows
 from jaxage.config import TrainConfig
 from jaxage.data.dataset import load_dataset
 from jaxage.data.loader import make_loader
@@ -19,6 +18,7 @@ from jaxage.pretrained.load import merge
 from jaxage.training.cache_policy import choose_inputs
 from jaxage.training.feature_cache import Prefix, TrainInputs
 from jaxage.training.freeze import first_trainable_block, label_tree, parse_trainable, train_bn_modules
+from jaxage.training.predictor import predict_rows
 from jaxage.training.state import init_state
 from jaxage.training.step import make_predict_step, make_train_step
 from jaxage.types import Arch

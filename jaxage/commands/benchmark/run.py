@@ -20,8 +20,9 @@ from jaxage.commands.benchmark.workloads import JaxageWorkload, TorchWorkload, n
 from jaxage.commands.study.recipes import REPORT_MODELS, parse_model
 from jaxage.data.dataset import Dataset
 from jaxage.report.plots import timeline
-from jaxage.training.run_folder import environment, write_json
+from jaxage.training.run_folder import environment
 from jaxage.types import Arch, Dtype, Log
+from jaxage.utils.files import write_json
 from jaxage.utils.sharding import along_batch, mesh_for
 
 CONFIGURATIONS = (*(spec.name for spec in REPORT_MODELS), "resnet18:all")

@@ -11,7 +11,6 @@ import numpy as np
 from jax.stages import Compiled
 
 from jaxage.commands.benchmark.torch_baseline import Torch
-from jaxage.commands.evaluate import predict_rows
 from jaxage.config import TrainConfig
 from jaxage.data.dataset import Dataset
 from jaxage.data.loader import DataLoader, step_batches
@@ -21,6 +20,7 @@ from jaxage.training.build import assemble
 from jaxage.training.export import ModelConfig
 from jaxage.training.freeze import parse_trainable
 from jaxage.training.inputs import from_images
+from jaxage.training.predictor import predict_rows
 from jaxage.training.step import make_predict_step
 from jaxage.types import Arch, CacheFeatures, Dtype
 from jaxage.utils.sharding import block_if_multi_cpu, make_mesh, replicate, replicated

@@ -16,7 +16,7 @@ from jaxage.data.records import SPLITS
 from jaxage.metrics import METRICS
 from jaxage.report.plots import age_histograms, contact_sheet, scatter
 from jaxage.report.tables import write_csv
-from jaxage.training.run_folder import write_json, write_text
+from jaxage.utils.files import write_json, write_text
 
 TITLES = {"plcc": "PLCC", "srocc": "SROCC", "mae": "MAE, years", "rmse": "RMSE, years", "cs5": "CS@5"}
 _SHOWN = ("plcc", "srocc", "mae")

@@ -1,8 +1,9 @@
 """The seven models of the report, and the two ways in which a study trains them."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal
 
+from jaxage.models.registry import MODELS
 from jaxage.types import Arch, UserError
 
 Protocol = Literal["report", "best"]
@@ -49,10 +50,10 @@ REPORT_MODELS = (
 def parse_model(text: str) -> ModelSpec:
     """A model from "resnet18:fc,layer4". Raises UserError if it is written otherwise."""
     arch, _, trainable = text.partition(":")
-    if arch not in get_args(Arch) or not trainable:
+    if arch not in MODELS or not trainable:
         raise UserError(f"{text!r} is no model; write NETWORK:LAYERS, such as resnet18:fc,layer4")
     known = {spec.name: spec for spec in REPORT_MODELS}
-    return known.get(text, ModelSpec(cast(Arch, arch), trainable))
+    return known.get(text, ModelSpec(arch, trainable))
 
 
 DESCRIPTIONS: dict[Protocol, str] = {

@@ -17,9 +17,10 @@ from jaxage.data.load import load_data
 from jaxage.data.prepared import read_manifest
 from jaxage.pretrained.load import RANDOM, find_weights
 from jaxage.training.loop import Diverged, Stopped
-from jaxage.training.run_folder import REPORT, RunError, write_json
+from jaxage.training.run_folder import REPORT, RunError
 from jaxage.training.setup import check_settings
 from jaxage.types import Log, SplitChoice, UserError
+from jaxage.utils.files import write_json
 
 _SETTINGS = "study-settings.json"
 

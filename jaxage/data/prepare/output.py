@@ -10,7 +10,7 @@ from typing import Any
 from jaxage.data.prepared import MANIFEST, QUARANTINE, open_prepared, read_manifest
 from jaxage.data.records import DataError
 from jaxage.types import Log
-from jaxage.utils.files import hold
+from jaxage.utils.files import lock_folder
 
 
 def is_prepared(out: Path, about: dict[str, Any], log: Log) -> bool:
@@ -40,14 +40,13 @@ def making(out: Path) -> Iterator[Path]:
     partial = out.with_name(f".{out.name}.partial")
     work = partial / "work"
     busy = DataError(f"{out} is being prepared by another process: wait for it, or choose another --out")
-    with hold(partial, busy):
+    with lock_folder(partial, busy):
         try:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
             yield work
         finally:
             shutil.rmtree(work, ignore_errors=True)
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def put(folder: Path, out: Path) -> None:

@@ -25,8 +25,8 @@ from jaxage.data.records import SPLITS, DataError, Records, listed, make_records
 from jaxage.data.splits import assign_splits, leakage, require_splits
 from jaxage.report.plots import age_histograms, contact_sheet
 from jaxage.report.tables import write_csv
-from jaxage.training.run_folder import write_json
 from jaxage.types import Log
+from jaxage.utils.files import write_json
 
 _SHOWN, _SHOWN_SIZE = 48, 128
 
