@@ -110,10 +110,17 @@ def _acquire(folder: Path, busy: UserError, made: list[Path]) -> FileLock:
                     lock.acquire(timeout=0)
                 except Timeout:
                     raise busy from None
-                if path.exists() and os.path.samestat(os.fstat(opened.fileno()), path.stat()):
+                if _is_at(opened, path):
                     return lock
                 lock.release()
     raise busy
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def rename_folder(unfinished: Path, folder: Path) -> bool:
