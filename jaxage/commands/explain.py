@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxage.commands.predict import decode_file
 from jaxage.data.augment import normalize, to_unit
+from jaxage.data.decode import decode_file
 from jaxage.losses import Objective
 from jaxage.models.registry import Model
 from jaxage.report.saliency import overlay

@@ -4,10 +4,13 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, ImageStat, UnidentifiedImageError
+
+from jaxage.types import UserError
 
 # Not all that Pillow reads: for EPS it runs a program.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
@@ -101,3 +104,13 @@ def _square(image: Image.Image, size: int) -> Image.Image:
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return image.crop((left, top, left + size, top + size))
+
+
+def decode_file(path: Path, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """`decode_image` of a file. Raises UserError naming it if it cannot be used."""
+    try:
+        return decode_image(path.read_bytes(), size)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except ImageError as error:
+        raise UserError(f"{path}: {error}") from error

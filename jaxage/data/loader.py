@@ -40,14 +40,14 @@ class DataLoader:
         return isinstance(self.items, jax.Array)
 
 
-def make_loader(items: np.ndarray, ages: np.ndarray, mesh: Mesh, budget: float | None) -> DataLoader:
-    """A resident loader if the items fit into `budget` GiB of each device (see `room`), else a streamed one."""
-    if items.nbytes > room(mesh, budget):
+def make_loader(items: np.ndarray, ages: np.ndarray, mesh: Mesh, budget: float) -> DataLoader:
+    """A resident loader if the items fit into `budget` GiB of each device (see `device_budget`), else a streamed one."""
+    if items.nbytes > budget:
         return DataLoader(items, ages, mesh)
     return DataLoader(replicate(items, mesh), replicate(ages, mesh), mesh)
 
 
-def room(mesh: Mesh, budget: float | None) -> float:
+def device_budget(mesh: Mesh, budget: float | None) -> float:
     """Bytes of each device that a loader may take: `budget` GiB, or half of what a device has.
 
     Devices of one host's CPU share its memory.

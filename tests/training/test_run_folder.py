@@ -6,7 +6,7 @@ import tyro
 
 from jaxage.config import TrainConfig, to_json
 from jaxage.training.run_folder import RunError, create_run, find_run, lock_run_dir, non_default_flags, read_config
-from jaxage.utils.files import write_json, write_text
+from jaxage.utils.files import write_json
 
 INPUTS = {"data": "sum", "weights": {"tag": "random", "sha256": None}}
 

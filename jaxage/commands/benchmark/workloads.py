@@ -16,7 +16,7 @@ from jaxage.data.dataset import Dataset
 from jaxage.data.loader import DataLoader, step_batches
 from jaxage.data.records import make_records
 from jaxage.data.sampler import epoch_batches
-from jaxage.training.build import assemble
+from jaxage.training.build import build as assemble
 from jaxage.training.export import ModelConfig
 from jaxage.training.freeze import parse_trainable
 from jaxage.training.inputs import from_images
