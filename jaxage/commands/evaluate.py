@@ -9,7 +9,7 @@ import numpy as np
 from jaxage.config import cache_folder
 from jaxage.data.dataset import load_dataset
 from jaxage.data.load import load_data
-from jaxage.data.loader import make_loader
+from jaxage.data.loader import device_budget, make_loader
 from jaxage.metrics import age_bands, summary
 from jaxage.training.export import load_model
 from jaxage.training.inputs import from_images
@@ -49,7 +49,7 @@ def evaluate(
     model = contract.model()
     source = from_images(model, (contract.mean, contract.std))
     step = make_predict_step(model, contract.objective(), source, mesh)
-    loader = make_loader(dataset.images, dataset.records.age, mesh, config.memory_budget)
+    loader = make_loader(dataset.images, dataset.records.age, mesh, device_budget(mesh, config.memory_budget))
     prediction = predict_rows(
         step, replicate(variables, mesh), loader, images_at(rows, contract.flip), config.batch_size
     )

@@ -10,7 +10,7 @@ import optax
 
 from jaxage.config import TrainConfig, cache_folder
 from jaxage.data.dataset import Dataset
-from jaxage.data.loader import batches, make_loader, rate, step_batches
+from jaxage.data.loader import device_budget, load_batches, make_loader, measure_rate, step_batches
 from jaxage.data.records import SPLITS
 from jaxage.data.sampler import epoch_batches
 from jaxage.losses import reweight_by_age
@@ -61,7 +61,7 @@ def assemble(
         variables={"params": state.params, "batch_stats": state.batch_stats},
         channels=(contract.mean, contract.std),
         start=first_trainable_block(model.spec.units, labels, train_bn),
-        loader=make_loader(dataset.images, dataset.records.age, mesh, config.memory_budget),
+        loader=make_loader(dataset.images, dataset.records.age, mesh, device_budget(mesh, config.memory_budget)),
         train_rows=dataset.records.rows_of("train"),
         views=config.views,
         flip=config.flip,
@@ -72,7 +72,7 @@ def assemble(
     seen = config.epochs * train + tested
     inputs = choose_inputs(config, prefix, seen, dataset.sha256, cache_folder(), log)
     head_only = inputs.loader is not prefix.loader and inputs.source.start == model.spec.head
-    stream = None if inputs.loader.resident else rate(inputs.loader, config.batch_size)
+    stream = None if inputs.loader.resident else measure_rate(inputs.loader, config.batch_size)
     if stream is not None:
         log(f"more than the memory budget allows: streamed, up to {stream:,.0f} images a second")
 
@@ -107,7 +107,7 @@ def assemble(
     predict: Any = make_predict_step(model, objective, inputs.source, mesh)
     predict_batch = -(-(_HEAD_BATCH if head_only else config.batch_size) // mesh.size) * mesh.size
     eval_rows = np.zeros((predict_batch, 1 + config.flip), np.int32)
-    ((items, _, _),) = batches(inputs.loader, [eval_rows.ravel()])
+    ((items, _, _),) = load_batches(inputs.loader, [eval_rows.ravel()])
     predict = predict.lower(state.average, items, eval_rows).compile()
     compile_s = time.perf_counter() - lowered
     log(f"compiled in {compile_s:.1f} s")

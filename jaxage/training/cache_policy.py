@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxage.config import TrainConfig
-from jaxage.data.loader import memory, room
+from jaxage.data.loader import device_budget
 from jaxage.training.feature_cache import (
     BATCH_PER_DEVICE,
     Prefix,
@@ -24,6 +24,7 @@ from jaxage.training.inputs import from_images
 from jaxage.training.placement import Costs, Placement, decide
 from jaxage.training.predictor import images_at
 from jaxage.types import Log
+from jaxage.utils.memory import host_memory
 
 _SHARE_OF_DISK, _SHARE_OF_MEMORY = 0.25, 0.5
 
@@ -56,7 +57,7 @@ def choose_inputs(
         return images
     started = time.perf_counter()
     if place == "disk":
-        budget = config.memory_budget
+        budget: float = _budget(config, prefix)
         features = keep(prefix, path) if stored is None else stored
     else:
         budget = math.inf if place == "device" else 0.0
@@ -89,11 +90,16 @@ def _place(config: TrainConfig, prefix: Prefix, seen: int, folder: Path, found: 
             images=prefix.shape[0],
             seen=seen,
             seconds=_seconds(prefix),
-            device=room(prefix.loader.mesh, config.memory_budget),
+            device=float(_budget(config, prefix)),
             disk=_SHARE_OF_DISK * shutil.disk_usage(folder).free,
-            host=_SHARE_OF_MEMORY * memory(),
+            host=_SHARE_OF_MEMORY * host_memory(),
         )
     )
+
+
+def _budget(config: TrainConfig, prefix: Prefix) -> int:
+    """Bytes of each device that the images leave for features."""
+    return device_budget(prefix.loader.mesh, config.memory_budget) - prefix.loader.device_bytes
 
 
 def _seconds(prefix: Prefix) -> float:

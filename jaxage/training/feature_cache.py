@@ -17,7 +17,7 @@ from jaxtyping import Array, Int, Shaped
 from tqdm import tqdm
 
 from jaxage.data.dataset import remove_stale
-from jaxage.data.loader import DataLoader, batches, make_loader
+from jaxage.data.loader import DataLoader, load_batches, make_loader
 from jaxage.data.sampler import EvalRows, ViewRows
 from jaxage.models.registry import Model
 from jaxage.training.inputs import Channels, Source, from_features, from_images
@@ -144,7 +144,7 @@ def run_prefix(prefix: Prefix, out: Features) -> None:
         part[:] = np.asarray(batch)[: len(part)]
         written += len(part)
 
-    arguments = zip(batches(prefix.loader, rows), view_ids, strict=True)
+    arguments = zip(load_batches(prefix.loader, rows), view_ids, strict=True)
     for (images, _, places), code in tqdm(arguments, "frozen layers", len(rows), leave=False, disable=None):
         waiting.append(prefix.extract(prefix.variables, images, places, code))
         if len(waiting) > _AHEAD:
@@ -208,8 +208,8 @@ def _storable(dtype: np.dtype) -> np.dtype:
     return dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")
 
 
-def from_store(prefix: Prefix, features: Features, budget: float | None) -> TrainInputs:
-    """These features as what is learned from, on the device if they fit into `budget`."""
+def from_store(prefix: Prefix, features: Features, budget: int | float) -> TrainInputs:
+    """These features as what is learned from, on the device if they fit into `budget` bytes of each device."""
     ages = np.asarray(prefix.loader.ages)
     loader = make_loader(features, ages[prefix.wanted()[0]], prefix.loader.mesh, budget)
     return TrainInputs(loader, prefix.view_rows, prefix.eval_rows, from_features(prefix.start))

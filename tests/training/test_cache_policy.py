@@ -1,5 +1,6 @@
 """TrainInputs from features is learning from images: after an epoch of the same views, the predictions are the same."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_cached_and_uncached_agree(arch: Arch, trainable: str, start: str, tmp_p
     assert first_trainable_block(model.spec.units, labels, train_bn) == start
     channels = ((0.5,) * 3, (0.25,) * 3)
     rows = data.records.rows_of("train")
-    loader = make_loader(data.images, data.records.age, mesh, None)
+    loader = make_loader(data.images, data.records.age, mesh, math.inf)
     p = Prefix(model, replicate(variables, mesh), channels, start, loader, rows, views=3, flip=True, seed=0)
     results = []
     for place in ("off", "host"):

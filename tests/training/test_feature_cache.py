@@ -1,3 +1,4 @@
+import math
 import os
 import signal
 import subprocess
@@ -26,7 +27,7 @@ TRAIN = np.arange(5, 45)
 CHANNELS = ((0.5,) * 3, (0.25,) * 3)
 
 
-def prefix(mesh: Mesh | None = None, budget: float | None = None, **changes: Any) -> Prefix:
+def prefix(mesh: Mesh | None = None, budget: float = math.inf, **changes: Any) -> Prefix:
     mesh = mesh or make_mesh()
     model = tiny_model()
     given = {
@@ -49,9 +50,9 @@ def computed(p: Prefix) -> np.ndarray:
     return out
 
 
-@pytest.mark.parametrize("budget", [None, 0.0], ids=["resident", "streamed"])
+@pytest.mark.parametrize("budget", [math.inf, 0.0], ids=["resident", "streamed"])
 @pytest.mark.parametrize("devices", [1, 2])
-def test_every_view_of_every_image_is_where_the_slots_say(devices: int, budget: float | None) -> None:
+def test_every_view_of_every_image_is_where_the_slots_say(devices: int, budget: float) -> None:
     p = prefix(make_mesh(jax.devices()[:devices]), budget)
     out = computed(p)
     assert out.shape == p.shape == (70 + 40 * 2, 8, 8, 4)
@@ -80,13 +81,13 @@ def test_mirrors_of_what_is_tested_are_where_the_looks_say(views: int) -> None:
     np.testing.assert_array_equal(p.eval_rows[:, 0], np.arange(70))
     np.testing.assert_allclose(out[p.eval_rows[tested, 1]], turned[tested], rtol=1e-5, atol=1e-5)
     assert prefix(views=views).eval_rows.shape == (70, 1)
-    learning = from_store(p, out, None)
+    learning = from_store(p, out, math.inf)
     np.testing.assert_array_equal(np.asarray(learning.loader.ages)[p.eval_rows[tested, 1]], AGES[tested])
 
 
 def test_ages_follow_their_views() -> None:
     p = prefix()
-    learning = from_store(p, computed(p), None)
+    learning = from_store(p, computed(p), math.inf)
     assert learning.loader.resident
     assert not from_store(p, computed(p), 0.0).loader.resident
     for which in range(3):
@@ -130,12 +131,12 @@ def test_bfloat16_is_stored_as_it_is(tmp_path: Path) -> None:
     mesh = make_mesh()
     model = create_model("resnet18", dtype="bfloat16")
     variables = replicate(model.init(jax.random.key(0)), mesh)
-    small = make_loader(RNG.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8), AGES[:6], mesh, None)
+    small = make_loader(RNG.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8), AGES[:6], mesh, math.inf)
     p = prefix(model=model, variables=variables, loader=small, start="layer2.0", train_rows=TRAIN[:0], views=1)
     assert p.dtype == jnp.bfloat16
     stored = keep(p, tmp_path / "features.npy")
     assert stored.dtype == jnp.bfloat16
-    assert from_store(p, stored, None).loader.items.dtype == jnp.bfloat16
+    assert from_store(p, stored, math.inf).loader.items.dtype == jnp.bfloat16
     assert np.isfinite(stored.astype(np.float32)).all()
     assert prefix(model=model, variables=variables, loader=small, start="fc", views=1).dtype == jnp.float32
 
