@@ -1,6 +1,5 @@
-"""How what is learned from reaches the steps: all of it on the device, or batch by batch from memory or disk."""
+"""Data loading: the whole set on the device when it fits, streamed batch by batch otherwise."""
 
-import os
 import time
 from collections import deque
 from collections.abc import Generator, Iterable
@@ -10,75 +9,105 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
 
 from jaxage.data.sampler import EpochBatches
-from jaxage.types import Ages, Items
+from jaxage.types import Items, Years
+from jaxage.utils.memory import host_memory
 from jaxage.utils.sharding import replicate
 
 _READERS, _AHEAD = 2, 4
 _SHARE = 0.5
 _GIB = 2**30
 
-Arguments = tuple[Items, Ages | np.ndarray, np.ndarray]
+ItemAges = Float[Array | np.ndarray, " n"]
+"""Years, float32, one for each item."""
+
+BatchRows = Int[np.ndarray, " batch"]
+"""The rows of a loader that make up a batch."""
+
+Batch = tuple[Items, ItemAges, BatchRows]
 """What a step takes to find a batch: items, their ages, and the rows of both that make up the batch."""
 
 
 @dataclass(frozen=True, eq=False)
 class DataLoader:
-    """Images, uint8 (n, size, size, 3), or features of them, (n, ...), with their ages, float32 (n,).
+    """Images or cached features of them, with their ages.
 
-    On the device if `items` is a JAX array, streamed if it is a NumPy array such as a memory map.
+    items: images, uint8 (n, size, size, 3), or features, (n, ...); a JAX array if they lie on the device, a NumPy array
+        (a memory map, for example) if they are streamed.
+    ages: (n,) float32, years.
+    mesh: The devices; each holds all items, or gets whole batches.
     """
 
-    items: jax.Array | np.ndarray
-    ages: jax.Array | np.ndarray
+    items: Items
+    ages: ItemAges
     mesh: Mesh
 
     @property
     def resident(self) -> bool:
-        """Whether all of it is on the device."""
+        """Whether all items lie on the device."""
         return isinstance(self.items, jax.Array)
 
+    @property
+    def device_bytes(self) -> int:
+        """Bytes that the items take of each device: 0 if they are streamed."""
+        return self.items.nbytes if self.resident else 0
 
-def make_loader(items: np.ndarray, ages: np.ndarray, mesh: Mesh, budget: float) -> DataLoader:
-    """A resident loader if the items fit into `budget` GiB of each device (see `device_budget`), else a streamed one."""
-    if items.nbytes > budget:
+
+def make_loader(items: Items, ages: Years, mesh: Mesh, budget_bytes: int | float) -> DataLoader:
+    """A resident loader if the items fit into the budget, a streaming loader otherwise.
+
+    Args:
+        items: Images, uint8 (n, size, size, 3), or features, (n, ...).
+        ages: (n,) float32, years.
+        mesh: The devices.
+        budget_bytes: Bytes of each device that are left for the items (see `device_budget`).
+    """
+    if items.nbytes > budget_bytes:
         return DataLoader(items, ages, mesh)
     return DataLoader(replicate(items, mesh), replicate(ages, mesh), mesh)
 
 
-def device_budget(mesh: Mesh, budget: float | None) -> float:
-    """Bytes of each device that a loader may take: `budget` GiB, or half of what a device has.
+def device_budget(mesh: Mesh, budget_gib: float | None) -> int:
+    """Bytes of each device that images and cached features may take together.
 
-    Devices of one host's CPU share its memory.
+    Without a budget this is half of the device's memory. Where the device does not say how much it has, it is half of
+    the host's memory, shared among the devices of the mesh: the devices of a CPU are such.
+
+    Args:
+        mesh: The devices.
+        budget_gib: GiB of each device, or None.
     """
-    if budget is not None:
-        return budget * _GIB
-    device = mesh.devices.flat[0]
-    if device.platform != "cpu":
-        return _SHARE * device.memory_stats()["bytes_limit"]
-    return _SHARE * memory() / mesh.size
+    if budget_gib is not None:
+        return int(budget_gib * _GIB)
+    stats = mesh.devices.flat[0].memory_stats() or {}
+    if limit := stats.get("bytes_limit"):
+        return int(_SHARE * limit)
+    return int(_SHARE * host_memory() / mesh.size)
 
 
-def memory() -> int:
-    """Bytes of memory of this host."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def load_batches(loader: DataLoader, rows: Iterable[BatchRows]) -> Generator[Batch]:
+    """For every batch of rows, in their order, what a step takes.
 
+    Batches of a streaming loader are read and sent ahead by threads, which end with the iterator.
 
-def batches(loader: DataLoader, rows: Iterable[np.ndarray]) -> Generator[Arguments]:
-    """For every batch of rows, in their order, the arguments of a step.
+    Args:
+        loader: Where the items are.
+        rows: The rows of each batch.
 
-    Those of a streamed loader are read and sent ahead by threads, which end with the iterator.
+    Raises:
+        IndexError: for a row that the loader does not have.
     """
     if loader.resident:
         for batch in rows:
             yield loader.items, loader.ages, batch
         return
 
-    def fetch(batch: np.ndarray) -> Arguments:
+    def fetch(batch: BatchRows) -> Batch:
         return *replicate((loader.items[batch], loader.ages[batch]), loader.mesh), np.arange(len(batch), dtype=np.int32)
 
-    ahead: deque[Future[Arguments]] = deque()
+    ahead: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(_READERS) as pool:
         for batch in rows:
             ahead.append(pool.submit(fetch, batch))
@@ -89,25 +118,38 @@ def batches(loader: DataLoader, rows: Iterable[np.ndarray]) -> Generator[Argumen
 
 
 def step_batches(
-    loader: DataLoader, order: EpochBatches, first: int, end: int, count: int
-) -> Generator[tuple[Items, Ages | np.ndarray, EpochBatches]]:
-    """The arguments of every `count` steps of an epoch, from the step `first` up to `end`.
+    loader: DataLoader, epoch: EpochBatches, first: int, end: int, count: int
+) -> Generator[tuple[Items, ItemAges, EpochBatches]]:
+    """What a train step takes, for every `count` steps of an epoch.
 
-    They are the whole order, if all is resident, else (`count` must be 1) one batch and its part of the order.
+    A resident loader gives all of the epoch each time; a streaming loader gives one batch and its part of the epoch.
+
+    Args:
+        loader: Where the items are.
+        epoch: The batches of the epoch.
+        first: The first step.
+        end: The step to stop before.
+        count: Steps at a time; 1 for a streaming loader.
     """
     if loader.resident:
         for _ in range(first, end, count):
-            yield loader.items, loader.ages, order
+            yield loader.items, loader.ages, epoch
         return
-    rows, view_ids, weights = (np.asarray(part)[first:end] for part in order)
-    for i, (items, ages, places) in enumerate(batches(loader, rows)):
+    rows, view_ids, weights = (np.asarray(part)[first:end] for part in epoch)
+    for i, (items, ages, places) in enumerate(load_batches(loader, rows)):
         yield items, ages, EpochBatches(places[None], view_ids[i][None], weights[i][None])
 
 
-def rate(loader: DataLoader, batch_size: int, count: int = 50) -> float:
-    """Items a second that the loader gives when nothing is done with them, over some batches in random order."""
+def measure_rate(loader: DataLoader, batch_size: int, count: int = 50) -> float:
+    """Items a second that the loader gives if nothing is done with them.
+
+    Args:
+        loader: What is measured.
+        batch_size: Items in a batch.
+        count: How many batches of random rows are loaded.
+    """
     rows = np.random.default_rng(0).integers(len(loader.items), size=(count, batch_size), dtype=np.int32)
     started = time.perf_counter()
-    for items, _, _ in batches(loader, rows):
+    for items, _, _ in load_batches(loader, rows):
         jax.block_until_ready(items)
     return rows.size / (time.perf_counter() - started)

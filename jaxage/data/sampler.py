@@ -1,4 +1,4 @@
-"""The order of an epoch, made on the device."""
+"""The batches of an epoch, drawn on the device."""
 
 from functools import partial
 from typing import NamedTuple
@@ -9,11 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 ViewRows = Int[Array | np.ndarray, "n views"]
-"""Where a loader has each view of each training image."""
+"""The loader's row of each view of each training image."""
 
 EvalRows = Int[Array | np.ndarray, "faces eval_rows"]
-"""Where a loader has each face as it is and, in a second column if there is one, its mirror."""
-
+"""The loader's row of each face and, in a second column if there is one, of its mirror."""
 
 Number = int | Int[Array, ""]
 
@@ -21,8 +20,10 @@ Number = int | Int[Array, ""]
 class EpochBatches(NamedTuple):
     """Batches, one after the other.
 
-    rows: where the loader has them. view_ids: which view of which training image they are (number of the image times number
-    of views, plus view). weights: how often each counts in the loss.
+    rows: the loader's row of each item.
+    view_ids: which view of which training image each item is: the image's number times the number of views, plus the
+        view's number.
+    weights: how often each item counts in the loss; 0 fills up the last batch.
     """
 
     rows: Int[Array | np.ndarray, "steps batch"]
@@ -32,10 +33,16 @@ class EpochBatches(NamedTuple):
 
 @partial(jax.jit, static_argnames=("batch_size",))
 def epoch_batches(view_rows: ViewRows, seed: Number, epoch: Number, batch_size: int) -> EpochBatches:
-    """An order of the epoch's own of all training images, each as one view of it, drawn at random.
+    """All training images in a random order, each as one of its views, drawn at random.
 
-    The last batch is filled up with the epoch's first images at weight 0: the loss counts each image once, and
-    BatchNorm sees faces and no blanks.
+    The last batch is filled up with the first images of the epoch at weight 0: the loss counts each image once, and
+    BatchNorm sees faces instead of blank images.
+
+    Args:
+        view_rows: (n, views) int, the loader's row of each view.
+        seed: The run's seed.
+        epoch: The epoch's number; each has an order of its own.
+        batch_size: Items in a batch.
     """
     count, views = view_rows.shape
     order_key, view_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), epoch))

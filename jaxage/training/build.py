@@ -9,7 +9,7 @@ import optax
 
 from jaxage.config import TrainConfig, cache_folder
 from jaxage.data.dataset import Dataset
-from jaxage.data.loader import DataLoader, batches, device_budget, make_loader, rate, step_batches
+from jaxage.data.loader import DataLoader, device_budget, load_batches, make_loader, measure_rate, step_batches
 from jaxage.data.records import SPLITS, Records
 from jaxage.data.sampler import epoch_batches
 from jaxage.losses import Objective, reweight_by_age
@@ -70,7 +70,7 @@ def build(
     state = replicate(init_state(variables, optimizer), mesh)
 
     inputs = _choose_inputs(config, setup, dataset, start, state, log)
-    stream = None if inputs.loader.resident else rate(inputs.loader, config.batch_size)
+    stream = None if inputs.loader.resident else measure_rate(inputs.loader, config.batch_size)
     if stream is not None:
         log(f"more than the memory budget allows: streamed, up to {stream:,.0f} images a second")
 
@@ -133,7 +133,7 @@ def _compile_predict(
     head_only = inputs.place != "off" and inputs.input_fn.start == model.spec.head
     size = -(-(_HEAD_BATCH if head_only else config.batch_size) // mesh.size) * mesh.size
     eval_rows = np.zeros((size, 1 + config.flip), np.int32)
-    ((items, _, _),) = batches(inputs.loader, [eval_rows.ravel()])
+    ((items, _, _),) = load_batches(inputs.loader, [eval_rows.ravel()])
     step = make_predict_step(model, objective, inputs.input_fn, mesh)
     compiled: Any = step.lower(state.average, items, eval_rows).compile()
     return compiled, size

@@ -80,7 +80,7 @@ def choose_inputs(
     if place == "disk":
         features = compute_cached(trunk, index, path) if stored is None else stored
     else:
-        budget = budget if place == "device" else 0.0
+        budget = budget if place == "device" else 0
         features = allocate(trunk, len(index))
         run_trunk(trunk, index, features)
     log(f"  {len(features):,} features ready in {time.perf_counter() - started:.1f} s")
@@ -103,10 +103,9 @@ def image_inputs(config: TrainConfig, trunk: FrozenTrunk, index: ViewIndex) -> T
     return TrainInputs(trunk.loader, view_rows, rows_of_images(np.arange(index.images), index.flip), input_fn)
 
 
-def remaining_budget(loader: DataLoader, config: TrainConfig) -> float:
+def remaining_budget(loader: DataLoader, config: TrainConfig) -> int:
     """Bytes of each device that are left for features beside the images: one budget for both."""
-    images = loader.items.nbytes if loader.resident else 0
-    return max(0.0, device_budget(loader.mesh, config.memory_budget) - images)
+    return max(0, device_budget(loader.mesh, config.memory_budget) - loader.device_bytes)
 
 
 class Costs(NamedTuple):

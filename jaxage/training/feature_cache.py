@@ -15,7 +15,7 @@ from jaxtyping import Array, Int, Shaped
 from tqdm import tqdm
 
 from jaxage.data.dataset import remove_stale
-from jaxage.data.loader import DataLoader, batches
+from jaxage.data.loader import DataLoader, load_batches
 from jaxage.models.registry import Model
 from jaxage.training.inputs import Channels, from_images
 from jaxage.training.view_index import ViewIndex
@@ -91,7 +91,7 @@ def run_trunk(trunk: FrozenTrunk, index: ViewIndex, out: CachedFeatures) -> None
         part[:] = np.asarray(batch)[: len(part)]
         written += len(part)
 
-    arguments = zip(batches(trunk.loader, rows), view_ids, strict=True)
+    arguments = zip(load_batches(trunk.loader, rows), view_ids, strict=True)
     for (images, _, places), ids in tqdm(arguments, "frozen layers", len(rows), leave=False, disable=None):
         waiting.append(trunk.extract(trunk.variables, images, places, ids))
         if len(waiting) > _AHEAD:

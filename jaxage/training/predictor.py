@@ -3,7 +3,7 @@
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxage.data.loader import DataLoader, batches
+from jaxage.data.loader import DataLoader, load_batches
 from jaxage.data.sampler import EvalRows
 from jaxage.metrics import METRICS
 from jaxage.training.export import ModelConfig
@@ -32,7 +32,7 @@ def predict_rows(
     size = -(-batch_size // devices) * devices
     steps, each = -(-len(eval_rows) // size), eval_rows.shape[1]
     padded = np.resize(eval_rows, (steps, size * each)).astype(np.int32)
-    parts = batches(loader, padded)
+    parts = load_batches(loader, padded)
     ages = [block_if_multi_cpu(predict(variables, items, batch.reshape(size, each))) for items, _, batch in parts]
     return np.concatenate([np.asarray(part) for part in ages])[: len(eval_rows)]
 

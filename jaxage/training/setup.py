@@ -10,7 +10,7 @@ from jaxage.config import TrainConfig
 from jaxage.data.dataset import Dataset
 from jaxage.data.load import image_size
 from jaxage.data.records import DataError
-from jaxage.models.registry import Model, create_model
+from jaxage.models.registry import Model, create_model, find_network
 from jaxage.pretrained.download import WeightsUnavailableError
 from jaxage.pretrained.load import RANDOM, find_input, find_weights, merge
 from jaxage.training.export import ModelConfig
@@ -69,7 +69,7 @@ def choose_loss(config: TrainConfig, plan: FreezePlan) -> LossName:
     """The loss that is asked for; "auto" is what validated best: the network's own, or dldl for a head alone."""
     if config.loss != "auto":
         return config.loss
-    return "dldl" if plan.head_only else ("huber" if config.arch == "resnet18" else "dldl")
+    return "dldl" if plan.head_only else find_network(config.arch).stage_loss
 
 
 def initialize(config: TrainConfig, setup: Setup, dataset: Dataset, log: Log) -> Start:
