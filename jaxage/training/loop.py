@@ -22,6 +22,7 @@ from jaxage.config import TrainConfig
 from jaxage.data.loader import step_batches
 from jaxage.data.records import Records
 from jaxage.data.sampler import epoch_batches
+from jaxage.metrics import scores_line
 from jaxage.training.checkpoint import Checkpoint, open_checkpoints, restore_latest, save
 from jaxage.training.feature_cache import TrainInputs
 from jaxage.training.predictor import predict_rows, scores
@@ -200,10 +201,10 @@ def _validate(job: Job, state: TrainState, best: Variables, epoch: int, progress
     if improved:
         progress.best_epoch = epoch
         best = _copy(state.average)
-    shown = "  ".join(f"{k.upper()} {v:.3f}" if v is not None else f"{k.upper()} -" for k, v in validation.items())
     rate = progress.images / progress.train_s
     job.log(
-        f"epoch {epoch:>3}  loss {line['train_loss']:.4f}  validation {shown}  {rate:.0f} images/s" + "  *" * improved
+        f"epoch {epoch:>3}  loss {line['train_loss']:.4f}  validation {scores_line(validation)}  {rate:.0f} images/s"
+        + "  *" * improved
     )
     return best
 

@@ -33,5 +33,5 @@ def images_at(rows: np.ndarray, flip: bool) -> EvalRows:
 
 def scores(prediction: np.ndarray, age: np.ndarray) -> dict[str, float | None]:
     """Every metric of `jaxage.metrics.METRICS`, without intervals; None where undefined."""
-    values = {name: float(metric(prediction, age)) for name, metric in METRICS.items()}
+    values = {name: float(metric.function(prediction, age)) for name, metric in METRICS.items()}
     return {name: value if np.isfinite(value) else None for name, value in values.items()}
