@@ -17,7 +17,8 @@ from jaxage.data.records import Records
 from jaxage.metrics import age_bands, summary
 from jaxage.models.registry import create_model
 from jaxage.pretrained.load import RANDOM
-from jaxage.report.plots import contact_sheet, curves, scatter
+from jaxage.report.contact_sheet import contact_sheet
+from jaxage.report.plots import curves, scatter
 from jaxage.report.tables import model_card, results_table, write_failures, write_predictions
 from jaxage.training.build import assemble
 from jaxage.training.export import ModelConfig, export_model
@@ -110,7 +111,7 @@ def _test(job: Job, dataset: Dataset, best: Variables) -> dict[str, Any]:
         _show_faces(job.folder, dataset, rows, prediction)
     scored["test"]["age_bands"] = age_bands(prediction, part.age)
     title = f"{job.config.arch}, {job.config.trainable}: test"
-    scatter(job.folder / "scatter.png", prediction, part.age, scored["test"]["plcc"], scored["test"]["srocc"], title)
+    scatter(job.folder / "scatter.png", prediction, part.age, scored["test"], title)
     return scored
 
 
