@@ -14,7 +14,8 @@ from jaxage.data.load import load_data
 from jaxage.data.records import Records
 from jaxage.metrics import age_bands, summary
 from jaxage.pretrained.load import RANDOM
-from jaxage.report.plots import contact_sheet, curves, scatter
+from jaxage.report.contact_sheet import contact_sheet
+from jaxage.report.plots import curves, scatter
 from jaxage.report.tables import model_card, results_table, write_failures, write_predictions
 from jaxage.training.build import Built, build
 from jaxage.training.export import export_model
@@ -136,7 +137,7 @@ def _test(program: Program, best: Variables, dataset: Dataset, run: Run) -> Json
     if run.config.data is None:
         _show_faces(run, dataset, rows, prediction)
     title = f"{run.config.arch}, {run.config.trainable}: test"
-    scatter(run.folder / "scatter.png", prediction, part.age, test["plcc"], test["srocc"], title)
+    scatter(run.folder / "scatter.png", prediction, part.age, test, title)
     return scored
 
 

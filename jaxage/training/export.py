@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxage.losses import Objective, make_objective
+from jaxage.losses import LOSSES, Objective, make_objective
 from jaxage.models.registry import Model, create_model
 from jaxage.pretrained.safetensors_io import read_variables, write_variables
 from jaxage.types import Arch, Dtype, InputContract, Interpolation, LossName, UserError, Variables
@@ -57,7 +57,6 @@ def export_model(folder: Path, variables: Variables, config: ModelConfig, card: 
     metadata = {"arch": config.arch, "input": json.dumps(config.input()._asdict())}
     write_variables(folder / "model.safetensors", leaves, metadata)
     write_text(folder / "README.md", card)
-    outputs = config.objective().outputs
     words = {
         "input": {
             "color": "RGB, 0-1, then (x - mean) / std",
@@ -65,8 +64,8 @@ def export_model(folder: Path, variables: Variables, config: ModelConfig, card: 
             "crop": "central square of image_size",
         },
         "output": {
-            "outputs": outputs,
-            "age": "softmax-weighted mean of 0, 1, ..." if outputs > 1 else "z * age_std + age_mean, at least 0",
+            "outputs": config.objective().outputs,
+            "age": LOSSES[config.loss].formula,
         },
     }
     write_json(folder / "model.json", asdict(config) | words)

@@ -21,6 +21,7 @@ from jaxage.config import TrainConfig
 from jaxage.data.loader import step_batches
 from jaxage.data.records import Records
 from jaxage.data.sampler import epoch_batches
+from jaxage.metrics import scores_line
 from jaxage.training.cache_policy import TrainInputs
 from jaxage.training.checkpoint import Checkpoint, open_checkpoints, restore_latest, save
 from jaxage.training.predictor import predict_rows, scores
@@ -209,10 +210,10 @@ def _validate(
     if improved:
         progress.best_epoch = epoch
         best = _copy(state.average)
-    shown = "  ".join(f"{k.upper()} {v:.3f}" if v is not None else f"{k.upper()} -" for k, v in validation.items())
     rate = progress.images / progress.train_s
     run.log(
-        f"epoch {epoch:>3}  loss {line['train_loss']:.4f}  validation {shown}  {rate:.0f} images/s" + "  *" * improved
+        f"epoch {epoch:>3}  loss {line['train_loss']:.4f}  validation {scores_line(validation)}  {rate:.0f} images/s"
+        + "  *" * improved
     )
     return best
 

@@ -46,5 +46,5 @@ def compile_predictor(model_config: ModelConfig, mesh: Mesh) -> PredictStep:
 
 def scores(prediction: Years, age: Years) -> dict[str, float | None]:
     """Every metric of `METRICS`, without intervals; None where undefined."""
-    values = {name: float(metric(prediction, age)) for name, metric in METRICS.items()}
+    values = {name: float(metric.function(prediction, age)) for name, metric in METRICS.items()}
     return {name: value if np.isfinite(value) else None for name, value in values.items()}

@@ -23,7 +23,8 @@ from jaxage.data.prepare.verify import STEPS, InvalidImage, ValidImage, verify_i
 from jaxage.data.prepared import COLUMNS, MANIFEST, QUARANTINE, TABLE, table_rows
 from jaxage.data.records import SPLITS, DataError, Records, listed, make_records
 from jaxage.data.splits import assign_splits, leakage, require_splits
-from jaxage.report.plots import age_histograms, contact_sheet
+from jaxage.report.contact_sheet import contact_sheet
+from jaxage.report.plots import age_histograms
 from jaxage.report.tables import write_csv
 from jaxage.types import Log
 from jaxage.utils.files import write_json
