@@ -12,7 +12,7 @@ from jaxage.config import TrainConfig, cache_folder
 from jaxage.data.dataset import Dataset, describe_data
 from jaxage.data.load import load_data
 from jaxage.data.records import Records
-from jaxage.metrics import age_bands, summary
+from jaxage.metrics import METRICS, age_bands, summary
 from jaxage.pretrained.load import RANDOM
 from jaxage.report.contact_sheet import contact_sheet
 from jaxage.report.plots import curves, scatter
@@ -137,7 +137,7 @@ def _test(program: Program, best: Variables, dataset: Dataset, run: Run) -> Json
     if run.config.data is None:
         _show_faces(run, dataset, rows, prediction)
     title = f"{run.config.arch}, {run.config.trainable}: test"
-    scatter(run.folder / "scatter.png", prediction, part.age, test, title)
+    scatter(run.folder / "scatter.png", prediction, part.age, {name: test[name] for name in METRICS}, title)
     return scored
 
 
