@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxage.config import cache_folder
-from jaxage.data.dataset import load_dataset
+from jaxage.data.dataset import LoadOptions, load_dataset
 from jaxage.data.load import load_data
 from jaxage.data.loader import device_budget, make_loader
 from jaxage.metrics import age_bands, summary
@@ -40,7 +40,8 @@ def evaluate(
         require_inputs(run, {"data": dataset.sha256})
     else:
         split = on
-        dataset = load_dataset(data, contract.image_size, split=None, cache=cache_folder(), max_bad=max_bad)
+        options = LoadOptions(split=None, max_bad=max_bad)
+        dataset = load_dataset(data, contract.image_size, cache=cache_folder(), options=options)
     rows = np.arange(len(dataset.records)) if split is None else dataset.records.rows_of(split)
     if not len(rows):
         raise UserError(f"{dataset.name} has no image{f' in split {split}' if split else ''} to score")

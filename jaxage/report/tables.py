@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxage.data.dataset import Failure
-from jaxage.data.records import Records
+from jaxage.data.records import Failure, Records
 from jaxage.utils.files import write_text
 
 _METRICS = {

@@ -16,7 +16,7 @@ from jax.stages import Wrapped
 from jaxtyping import Array, Int, Shaped
 from tqdm import tqdm
 
-from jaxage.data.dataset import remove_stale
+from jaxage.data.image_cache import remove_stale
 from jaxage.data.loader import DataLoader, load_batches, make_loader
 from jaxage.data.sampler import EvalRows, ViewRows
 from jaxage.models.registry import Model

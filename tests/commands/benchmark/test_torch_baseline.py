@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxage.models.registry import MODELS
 from jaxage.types import Arch
 from tests.parity.reference import import_torchvision
 
