@@ -11,10 +11,9 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING as DATACLASS_MISSING
 from dataclasses import fields, is_dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_type_hints
 
 import tyro
 from tyro import MISSING
@@ -28,16 +27,16 @@ from jaxage.commands.explain import explain as explain_images
 from jaxage.commands.lr_find import RANGE_TESTS
 from jaxage.commands.lr_find import lr_find as find_learning_rate
 from jaxage.commands.predict import predict as predict_ages
+from jaxage.commands.prepare import prepare as prepare_faces
+from jaxage.commands.prepare import prepare_synthetic
 from jaxage.commands.study.run import StudyConfig
 from jaxage.commands.study.run import study as run_study
 from jaxage.commands.train import train as run_training
 from jaxage.config import TrainConfig
-from jaxage.data.importers.filters import Criteria
-from jaxage.data.importers.imdb_wiki import Collection
+from jaxage.data.importers.importer import Importer
+from jaxage.data.importers.table import IMPORTERS
 from jaxage.data.load import DEMO_FACES, DEMO_SIZE, image_size
-from jaxage.data.prepare.options import Options
-from jaxage.data.prepare.pipeline import prepare_crops, prepare_csv
-from jaxage.data.synthetic.faces import write_synthetic
+from jaxage.data.prepare.options import PrepareOptions
 from jaxage.losses import LOSSES
 from jaxage.models.registry import MODELS
 from jaxage.pretrained.download import WeightsUnavailableError
@@ -116,37 +115,18 @@ def explain(run: _Run, images: _Images, out: Path = Path("explained")) -> None:
     explain_images(run, images, out)
 
 
-_Options = Annotated[Options, tyro.conf.arg(name="")]
-_Criteria = Annotated[Criteria, tyro.conf.arg(name="")]
+def _prepare_command(importer: Importer[Any]) -> Any:
+    """The command of an importer, as a type for tyro."""
+
+    def command(source: Any, options: Annotated[PrepareOptions, tyro.conf.arg(name="")]) -> None:
+        prepare_faces(importer, source, options)
+
+    command.__annotations__["source"] = Annotated[importer.options, tyro.conf.arg(name="")]
+    about = tyro.conf.subcommand(importer.name, description=importer.title, constructor=command)
+    return Annotated[Any, about, tyro.conf.OmitArgPrefixes]
 
 
-def prepare_collection(
-    collection: Collection, root: Path, criteria: _Criteria, options: _Options, metadata_only: bool = False
-) -> None:
-    """One half of IMDB-WIKI's face crops.
-
-    Args:
-        collection: Which half.
-        root: The folder with imdb_crop.tar or wiki_crop.tar (read in place), that tar, or the extracted folder.
-        criteria: What a record must meet.
-        options: How faces are checked and divided.
-        metadata_only: Read the .mat file alone, print how many each criterion keeps, and write manifest.json.
-    """
-    prepare_crops(collection, root, criteria, options, metadata_only)
-
-
-def prepare_list(file: _File, options: _Options) -> None:
-    """Faces of your own, listed in a CSV file.
-
-    Args:
-        file: Columns path, age and, if you have them, identity, split and gender; images in its folder, or in a .tar of
-            the same name beside it.
-        options: How faces are checked and divided.
-    """
-    prepare_csv(file, options)
-
-
-def prepare_synthetic(root: Path, faces: int = DEMO_FACES, size: int = DEMO_SIZE, seed: int = 0) -> None:
+def draw_synthetic(root: Path, faces: int = DEMO_FACES, size: int = DEMO_SIZE, seed: int = 0) -> None:
     """Draw faces, and write them as a tree of IMDb-crop for prepare imdb-crop.
 
     Args:
@@ -155,20 +135,14 @@ def prepare_synthetic(root: Path, faces: int = DEMO_FACES, size: int = DEMO_SIZE
         size: Their height and width in pixels.
         seed: Another seed draws other faces.
     """
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UserError(f"{root} is not an empty folder: choose another --root")
-    write_synthetic(root, faces, size, seed)
-    print(f"written: {root}; go on with prepare imdb-crop --root {root}")
+    prepare_synthetic(root, faces, size, seed)
 
 
-_IMDB, _WIKI = (f"The {half} half of IMDB-WIKI's face crops." for half in ("IMDb", "Wikipedia"))
-_Command = tyro.conf.subcommand
-_Preparation = (
-    Annotated[Any, _Command("imdb-crop", description=_IMDB, constructor=partial(prepare_collection, "imdb"))]
-    | Annotated[Any, _Command("wiki-crop", description=_WIKI, constructor=partial(prepare_collection, "wiki"))]
-    | Annotated[Any, _Command("csv", constructor=prepare_list)]
-    | Annotated[Any, _Command("synthetic", constructor=prepare_synthetic)]
-)
+_PREPARATIONS = [
+    *(_prepare_command(importer) for importer in IMPORTERS.values()),
+    Annotated[Any, tyro.conf.subcommand("synthetic", constructor=draw_synthetic)],
+]
+_Preparation: Any = Union[tuple(_PREPARATIONS)]  # noqa: UP007
 
 
 def prepare(done: Annotated[_Preparation, tyro.conf.arg(name="")]) -> None:
@@ -279,11 +253,11 @@ def _options(config: type) -> tuple[StructFieldSpec, ...]:
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
     }
     types = get_type_hints(config, include_extras=True)
-    choices = {"arch": Literal[*MODELS], "loss": Literal["auto", *LOSSES]}
+    types |= {"arch": Literal[*MODELS], "loss": Literal["auto", *LOSSES], "file": _File}
     return tuple(
         StructFieldSpec(
             field.name,
-            choices.get(field.name, types[field.name]),
+            types[field.name],
             MISSING if field.default is DATACLASS_MISSING else field.default,
             helps[field.name],
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxage.data.files import Read, image_root, open_source
+from jaxage.data.files import ReadImage, image_root, open_files
 from jaxage.data.importers.csv_file import read_csv
 from jaxage.data.synthetic.imdb_layout import Photo, write_tree
 
@@ -28,14 +28,14 @@ def photos(table: Path, traps: bool = True) -> Iterator[Photo]:
     """The faces of a CSV, their groups as people, and the traps at the end."""
     records = read_csv(table)
     numbers = {name: number for number, name in enumerate(dict.fromkeys(records.identity.tolist()), 1)}
-    with open_source(image_root(table)) as read:
+    with open_files(image_root(table)) as read:
         for path, age, who, gender in zip(records.path, records.age, records.identity, records.gender, strict=True):
             yield Photo(read(str(path)), int(age), numbers[str(who)], str(gender))
         if traps:
             yield from _traps(read, str(records.path[0]), int(records.age[0]), len(numbers) + 1)
 
 
-def _traps(read: Read, path: str, age: int, stranger: int) -> Iterator[Photo]:
+def _traps(read: ReadImage, path: str, age: int, stranger: int) -> Iterator[Photo]:
     face = Photo(read(path), age, stranger)
     yield from [face._replace(face_score=-np.inf)] * (TRAPS["face"] - 1)
     yield face._replace(face_score=np.nan)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxage.config import cache_folder
-from jaxage.data.dataset import load_dataset
+from jaxage.data.dataset import LoadOptions, load_dataset
 from jaxage.data.load import load_data
 from jaxage.data.loader import device_budget, make_loader
 from jaxage.metrics import age_bands, summary
@@ -39,11 +39,13 @@ def evaluate(run: Path, data: Path | None = None, on: Split | None = None, max_b
     if data is None or data.resolve() == config.data:
         split: Split | None = on or "test"
         config = replace(config, image_size=model_config.image_size, max_bad=max_bad)
-        dataset = load_data(config, cache_folder())
+        dataset = load_data(config, cache_folder(), contract=model_config.input())
         require_inputs(run, {"data": dataset.sha256})
     else:
         split = on
-        dataset = load_dataset(data, model_config.image_size, split=None, cache=cache_folder(), max_bad=max_bad)
+        options = LoadOptions(split=None, max_bad=max_bad)
+        size, contract = model_config.image_size, model_config.input()
+        dataset = load_dataset(data, size, cache=cache_folder(), contract=contract, options=options)
     rows = np.arange(len(dataset.records)) if split is None else dataset.records.rows_of(split)
     if not len(rows):
         raise UserError(f"{dataset.name} has no image{f' in split {split}' if split else ''} to score")

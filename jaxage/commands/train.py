@@ -63,7 +63,7 @@ def train(config: TrainConfig, log: Log = print, given: Collection[str] | None =
     with open_run(config, log, given) as run:
         log(f"run folder: {run.folder}, settings: {non_default_flags(run.asked) or 'the defaults'}")
         setup = check_settings(run.config)
-        dataset = load_data(run.config, cache_folder(), log)
+        dataset = load_data(run.config, cache_folder(), log, setup.input)
         start = initialize(run.config, setup, dataset, log)
         create_run(run, {"command": "train", "data": dataset.sha256, "weights": start.weights})
         built = build(run.config, setup, dataset, start, log)

@@ -1,4 +1,4 @@
-"""Random crops, flips and color, on the device; the key comes first."""
+"""Random crops, flips and changes of color, on the device."""
 
 import jax
 import jax.numpy as jnp
@@ -8,21 +8,30 @@ from jaxage.types import Images, RawImages
 
 
 def to_unit(images: RawImages) -> Images:
-    """0-255 to float32 0-1."""
+    """Images as stored, 0-255, as float32 in 0-1."""
     return images.astype(jnp.float32) / 255
 
 
 def normalize(images: Images, mean: tuple[float, ...], std: tuple[float, ...]) -> Images:
-    """`(images - mean) / std` for each channel: the contract of the weights."""
+    """Normalize as the weights expect (see `InputContract`): `(images - mean) / std` for each channel.
+
+    Args:
+        images: RGB in 0-1.
+        mean: One number for each channel.
+        std: One number for each channel.
+    """
     return (images - jnp.asarray(mean)[None, None, None]) / jnp.asarray(std)[None, None, None]
 
 
 def augment(key: Array, images: Images) -> Images:
-    """A random crop resized to the full size, a flip of half of the images, and a light change of color.
+    """Crop at random and resize to the full size, flip half of the images, and change the colors a little.
 
-    The crop has 80-100 % of the area and a ratio of sides within 10 % of the image's. Cropping, resizing (bilinear)
-    and flipping are one matrix product on each side. Brightness, contrast and saturation change by up to 20 %. Values
-    stay in 0-1.
+    A crop has 80-100 % of the area, and its ratio of sides is within 10 % of the image's. Cropping, bilinear resizing
+    and flipping are one matrix product for each axis. Brightness, contrast and saturation change by up to 20 %.
+
+    Args:
+        key: A JAX random key.
+        images: RGB in 0-1; so is the result.
     """
     crop_key, color_key = jax.random.split(key)
     rows, columns = _crop_matrices(crop_key, *images.shape[:3])
@@ -31,15 +40,19 @@ def augment(key: Array, images: Images) -> Images:
 
 
 def view(key: Array, images: Images, view_ids: Int[Array, " batch"], views: int) -> Images:
-    """Each image as the view `code % views` of it: itself (0), its mirror (1), or a random crop and flip of its own.
+    """Turn each image into one of its fixed views: itself (0), its mirror (1), or a random crop and flip (2 and more).
 
-    `code // views` is the image's number: the same code gives the same crop, in any batch. Values stay in 0-1.
+    Args:
+        key: A JAX random key. The same key and view id give the same crop, in any batch.
+        images: RGB in 0-1; so is the result.
+        view_ids: The number of the training image times `views`, plus the number of the view.
+        views: How many views an image has.
     """
     which = (view_ids % views)[:, None, None, None]
     chosen = jnp.where(which == 1, images[:, :, ::-1], images)
     if views <= 2:
         return chosen
-    keys = jax.vmap(lambda code: jax.random.fold_in(key, code))(view_ids)
+    keys = jax.vmap(lambda view_id: jax.random.fold_in(key, view_id))(view_ids)
     rows, columns = jax.vmap(lambda each: _crop_matrices(each, 1, *images.shape[1:3]))(keys)
     crops = jnp.einsum("byh,bhwc,bxw->byxc", rows[:, 0], images, columns[:, 0])
     return jnp.where(which > 1, crops, chosen)
@@ -60,7 +73,10 @@ def _crop_matrices(
 
 
 def _resample(start: Float[Array, " batch"], extent: Float[Array, " batch"], size: int) -> Float[Array, "batch n n"]:
-    """Bilinear interpolation of [start, start + extent], shares of the side, to `size` points; extent < 0 flips."""
+    """The matrix that interpolates [start, start + extent] at `size` points; both are shares of the side.
+
+    A negative extent flips.
+    """
     centres = (jnp.arange(size) + 0.5) / size
     points = (start[:, None] + extent[:, None] * centres[None]) * size - 0.5
     points = jnp.clip(points, 0, size - 1)

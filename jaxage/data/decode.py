@@ -1,4 +1,4 @@
-"""Bytes of an image file to a checked square of RGB pixels."""
+"""From the bytes of an image file to a checked square of RGB pixels."""
 
 import io
 import warnings
@@ -10,14 +10,19 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, ImageStat, UnidentifiedImageError
 
-from jaxage.types import UserError
+from jaxage.types import InputContract, Interpolation, UserError
 
-# Not all that Pillow reads: for EPS it runs a program.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # without EPS: Pillow runs a program for it
 MIN_SIDE = 32
 MAX_ASPECT = 4
 MIN_SPREAD = 2.0
 
+_FILTERS: dict[Interpolation, Image.Resampling] = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
@@ -27,32 +32,47 @@ class ImageError(ValueError):
 
 @contextmanager
 def strict_warnings() -> Iterator[None]:
-    """What `decode_image` needs around it, once for all threads: oddities pass in silence, bombs are errors."""
+    """Set warnings for `decode_image`, once for all threads: odd files are ignored, decompression bombs are errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
 
 
-def decode_image(data: bytes, size: int, min_side: int = MIN_SIDE) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """The first frame as RGB: upright by EXIF, shorter side resized to `size` (bilinear, antialiased), centre crop.
+def decode_image(
+    data: bytes, size: int, min_side: int = MIN_SIDE, interpolation: Interpolation = "bilinear", crop: float = 1.0
+) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """The first frame of an image as a square of RGB pixels, uint8 (size, size, 3).
 
-    Resizing is Pillow's and both roundings are torchvision's. Grey and palette images become RGB, 16-bit gray is
-    divided by 257, CMYK is converted by Pillow without color profiles, transparent parts lie on white. EXIF data that
-    cannot be read are ignored.
+    The image is turned upright as its EXIF data say, its shorter side is resized to `round(size / crop)`, and the
+    central square is cut out. Resizing is Pillow's, antialiased; the longer side is rounded down and the margins are
+    rounded as torchvision does. Gray and palette images become RGB, 16-bit gray is divided by 257, CMYK is converted
+    without color profiles, and transparent parts become white. EXIF data that cannot be read are ignored.
 
-    Raises ImageError for what is no image in one of `FORMATS`; is truncated or corrupt; has more than Pillow's
-    `MAX_IMAGE_PIXELS`, a side below `min_side`, or one more than `MAX_ASPECT` times the other; or is blank: the
-    standard deviation of every channel of the result is below `MIN_SPREAD` of 255 levels. Executes and writes nothing.
-    Safe to call from many threads.
+    Nothing is executed or written. Safe to call from many threads.
+
+    Args:
+        data: The bytes of the file, in one of `FORMATS`.
+        size: Height and width of the result in pixels.
+        min_side: The smallest height and width of the file's image in pixels.
+        interpolation: Pillow's filter.
+        crop: The share of the resized image's shorter side that is kept, above 0 and up to 1.
+
+    Raises:
+        ImageError: if this is no image in one of `FORMATS`; is truncated or corrupt; has more pixels than Pillow's
+            `MAX_IMAGE_PIXELS`; has a side below `min_side`, or one more than `MAX_ASPECT` times the other; or is blank:
+            every channel of the result has a standard deviation below `MIN_SPREAD` of 255 levels.
+        ValueError: if `crop` lies outside (0, 1].
     """
+    if not 0 < crop <= 1:
+        raise ValueError(f"crop must lie in (0, 1], got {crop}")
     if not data:
         raise ImageError("empty file")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_shape(*image.size, min_side)
             image.load()
-            square = _square(_to_rgb(_upright(image)), size)
+            square = _square(_to_rgb(_upright(image)), size, interpolation, crop)
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -97,19 +117,24 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _square(image: Image.Image, size: int) -> Image.Image:
+def _square(image: Image.Image, size: int, interpolation: Interpolation, crop: float) -> Image.Image:
     width, height = image.size
-    short = min(width, height)
-    width, height = size * width // short, size * height // short
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    short, resized = min(width, height), round(size / crop)
+    width, height = resized * width // short, resized * height // short
+    image = image.resize((width, height), _FILTERS[interpolation])
     left, top = round((width - size) / 2), round((height - size) / 2)
     return image.crop((left, top, left + size, top + size))
 
 
-def decode_file(path: Path, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """`decode_image` of a file. Raises UserError naming it if it cannot be used."""
+def decode_file(path: Path, size: int, contract: InputContract) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """Decode an image file as a network's weights expect it (see `decode_image`).
+
+    Raises:
+        UserError: if the file cannot be read or used; the message names it and says why.
+    """
     try:
-        return decode_image(path.read_bytes(), size)
+        data = path.read_bytes()
+        return decode_image(data, size, interpolation=contract.interpolation, crop=contract.crop)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except ImageError as error:

@@ -10,19 +10,19 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from jaxage.data.records import DataError
 
-Read = Callable[[str], bytes]
-"""From a relative path to the file's bytes; safe to call from many threads.
+ReadImage = Callable[[str], bytes]
+"""Gives a file's bytes by its relative path; safe to call from many threads.
 
-Raises FileNotFoundError for a path that is not there, and Refused for a link, a folder or a device.
+Raises FileNotFoundError for a path that does not exist, and Refused for a link, a folder or a device.
 """
 
 
 class Refused(OSError):
-    """There is something at the path that is never read: a link, or no regular file."""
+    """A link, or something else that is no regular file: it is never read."""
 
 
 def path_fault(path: str) -> str | None:
-    """What makes a path unfit to name an image below the data's root, or None; it need not exist."""
+    """Why a path cannot name an image below the data's root, or None if it can. The file need not exist."""
     if not path.strip() or PurePosixPath(path) == PurePosixPath():
         return "is empty"
     if "\0" in path:
@@ -39,16 +39,20 @@ def path_fault(path: str) -> str | None:
 
 
 def image_root(csv_path: Path) -> Path:
-    """Where the images of a CSV file lie: the `.tar` of the same name beside it if there is one, else its folder."""
+    """Where the images of a CSV file are: the `.tar` of the same name beside it if there is one, else its folder."""
     tar = csv_path.with_suffix(".tar")
     return tar if tar.is_file() else csv_path.parent
 
 
 @contextmanager
-def open_source(root: Path) -> Iterator[Read]:
-    """A reader of the files in `root`, a folder or an uncompressed tar file; it works until the context ends.
+def open_files(root: Path) -> Iterator[ReadImage]:
+    """A function that reads the files in a folder or in a tar file; it works until the context ends.
 
-    Raises DataError for a tar file that is compressed, cut short or none.
+    Args:
+        root: A folder, or an uncompressed tar file, which is read in place.
+
+    Raises:
+        DataError: if the tar file is compressed, cut short, or no tar file.
     """
     if root.is_dir():
         yield partial(_read_file, root, cache(partial(_is_inside, root)))
@@ -69,7 +73,7 @@ def _read_file(root: Path, is_inside: Callable[[Path], bool], path: str) -> byte
 
 
 def _is_inside(root: Path, folder: Path) -> bool:
-    """Whether no folder on the way from the root is a link."""
+    """Whether no folder between the root and this one is a link."""
     return folder.resolve() == root.resolve() / folder.relative_to(root)
 
 

@@ -1,4 +1,4 @@
-"""Many small jobs on a pool of threads, their results in order, under a progress bar."""
+"""Run many small jobs on a pool of threads, with results in order and a progress bar."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,16 @@ _CHUNK, _CHUNKS_AHEAD = 8, 64
 
 
 def in_order(pool: ThreadPoolExecutor, function: Callable[[Any], T], items: Sequence[Any], what: str) -> Iterator[T]:
-    """`function` of each item, in their order; a bounded number of results waits to be taken."""
+    """Call `function` for each item; the results come in the order of the items.
+
+    Only a bounded number of results waits to be taken, so memory does not grow with the items.
+
+    Args:
+        pool: The threads.
+        function: What is called.
+        items: Its arguments.
+        what: The label of the progress bar.
+    """
     waiting: deque[Future[list[T]]] = deque()
     with tqdm(total=len(items), desc=what, unit=" images", disable=None) as bar:
         for start in range(0, len(items), _CHUNK):

@@ -1,4 +1,4 @@
-"""A folder that `prepare` has made: its table, its manifest and the images in its TFDS dataset."""
+"""Read a folder that `jaxage prepare` has made: its table, its manifest, and the images in its TFDS dataset."""
 
 import csv
 import hashlib
@@ -7,39 +7,45 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jaxage.data.files import Read
-from jaxage.data.prepare.tfds_format import Faces, open_dataset
+from jaxage.data.files import ReadImage
 from jaxage.data.records import SPLITS, DataError, Records, make_records
-from jaxage.types import SplitRule
+from jaxage.types import Json, SplitRule
 
 TABLE, MANIFEST, QUARANTINE = "faces.csv", "manifest.json", "quarantine.csv"
 COLUMNS = ("path", "age", "identity", "split", "gender", "face_score", "sha256")
 
 
 class Prepared(NamedTuple):
-    """Rows in the order of the table, SHA-256 of every image file, the files by their path, and how they were split."""
+    """A prepared dataset.
+
+    name: what it calls itself.
+    records: rows in the order of its table.
+    sha256: of every image file.
+    read: gives an image's bytes by its path.
+    split: the rule that decided its splits.
+    """
 
     name: str
     records: Records
     sha256: list[str]
-    read: Read
+    read: ReadImage
     split: SplitRule | Literal["given"]
 
 
-def table_rows(faces: Faces) -> list[tuple[str, ...]]:
-    """The lines of `faces.csv`, of `COLUMNS`."""
-    records = faces.records
-    ages, scores = ([f"{value:.9g}" for value in column.tolist()] for column in (records.age, faces.face_score))
-    columns = records.path, ages, records.identity, records.split, records.gender, scores, faces.sha256
-    return list(zip(*columns, strict=True))
-
-
 def open_prepared(folder: Path) -> Prepared:
-    """Raises DataError for a folder that `prepare` has not finished, or whose files have been changed since."""
+    """Open a prepared folder.
+
+    Raises:
+        DataError: if the folder is not complete, or its files have been changed.
+    """
+    from jaxage.data.prepare.tfds_format import open_dataset  # TFDS is slow to import and not there on every system
+
     table = folder / TABLE
     manifest = read_manifest(folder)
     if not table.is_file():
-        raise DataError(f"{folder} has a {MANIFEST} and no faces: prepare it without --metadata-only")
+        raise DataError(
+            f"{folder} has a {MANIFEST} and no faces: prepare it with its images, not only with its metadata"
+        )
     text = table.read_bytes()
     if hashlib.sha256(text).hexdigest() != manifest.get("table_sha256"):
         raise DataError(f"{table} has been changed since it was prepared: prepare it again")
@@ -68,10 +74,10 @@ def open_prepared(folder: Path) -> Prepared:
     return Prepared(manifest["name"], records, list(columns["sha256"]), read, manifest["split"])
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """What `manifest.json` says. Raises DataError if there is none, or none that can be read."""
+def read_manifest(folder: Path) -> Json:
+    """The manifest of a prepared folder. Raises DataError if there is none, or it cannot be read."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest: Json = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(
             f"{folder} holds no {MANIFEST}: give a CSV file, or a folder that jaxage prepare has written"

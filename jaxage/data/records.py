@@ -1,14 +1,17 @@
-"""One table of faces: where each image is, how old the person is, who it is, which split it belongs to."""
+"""One table of faces: where each image is, how old the person is, who it is, and which split it belongs to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
-from jaxage.types import Split, UserError
+from jaxage.types import Mask, Rows, Split, UserError, Years
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+Texts = Shaped[np.ndarray, " n"]
+"""A column of str."""
 
 
 class DataError(UserError):
@@ -16,21 +19,31 @@ class DataError(UserError):
 
 
 @dataclass(frozen=True)
+class Failure:
+    """An image that cannot be used, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Records:
-    """Columns of equal length `n`; row `i` of each speaks of image `i`.
+    """Columns of equal length `n`; row `i` of each column describes image `i`.
 
     path: (n,) str, unique, relative to the data's root.
     age: (n,) float32, years.
-    identity: (n,) str, the same for images of one person (or of one near-duplicate group); "" if unknown.
+    identity: (n,) str, the same for all images of one person (or of one group of near-duplicates); "" if unknown.
     split: (n,) str, one of `SPLITS`; "" while undecided.
     gender: (n,) str, "female" or "male"; "" if unknown.
+
+    Raises ValueError for columns of unequal length.
     """
 
-    path: np.ndarray
-    age: np.ndarray
-    identity: np.ndarray
-    split: np.ndarray
-    gender: np.ndarray
+    path: Texts
+    age: Years
+    identity: Texts
+    split: Texts
+    gender: Texts
 
     def __post_init__(self) -> None:
         lengths = {name: len(column) for name, column in vars(self).items()}
@@ -40,11 +53,11 @@ class Records:
     def __len__(self) -> int:
         return len(self.path)
 
-    def take(self, rows: Any) -> "Records":
-        """The table of these rows (indices or a boolean mask), in their order."""
+    def take(self, rows: Rows | Mask | Sequence[int]) -> "Records":
+        """The table of these rows (indices or a mask), in their order."""
         return Records(*(column[rows] for column in vars(self).values()))
 
-    def rows_of(self, split: Split) -> np.ndarray:
+    def rows_of(self, split: Split) -> Rows:
         """Indices (int64) of the rows of one split, ascending."""
         return np.flatnonzero(self.split == split)
 
@@ -60,7 +73,7 @@ def make_records(
     split: Sequence[str] | None = None,
     gender: Sequence[str] | None = None,
 ) -> Records:
-    """Records from plain sequences; absent columns become ""."""
+    """Records from plain sequences of equal length (see `Records`); absent columns become ""."""
     texts = (np.asarray([""] * len(path) if column is None else column, str) for column in (identity, split, gender))
     return Records(np.asarray(path, str), np.asarray(age, np.float32), *texts)
 
@@ -69,3 +82,8 @@ def listed(lines: Sequence[str], shown: int = 10) -> str:
     """The first `shown` lines, indented, and how many more there are: the body of an error message."""
     more = [f"  and {len(lines) - shown} more"] if len(lines) > shown else []
     return "\n".join([f"  {line}" for line in lines[:shown]] + more)
+
+
+def listed_failures(failures: Sequence[Failure]) -> str:
+    """The first failures with their reasons, for an error message."""
+    return listed([f"{failure.path}: {failure.reason}" for failure in failures])

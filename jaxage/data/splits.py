@@ -1,18 +1,21 @@
-"""Which split a face belongs to, by a hash of its name: the same on every machine, whatever else is in the table."""
+"""Which split a face belongs to, by a hash of its name: the same on every machine, whatever else the table holds."""
 
 import hashlib
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from jaxage.data.records import SPLITS, DataError, Records
-from jaxage.types import SplitRule
+from jaxage.types import Json, SplitRule, Years
 
 RATIOS = (0.6, 0.2, 0.2)
 
 _Ratios = tuple[float, float, float]
+
+Sides = Int[np.ndarray, " n"]
+"""The index in `SPLITS` of each row's split."""
 
 _BALANCED_FROM = 1000
 _RATIO_TOLERANCE, _AGE_TOLERANCE = 0.01, 0.02
@@ -20,21 +23,29 @@ _TRIES = 256
 
 
 def assign_splits(records: Records, how: SplitRule, seed: int, ratios: _Ratios = RATIOS) -> Records:
-    """Decide the split of every row, for a table that has none; `ratios` are the shares of train, validation, test.
+    """Decide the split of every row of a table that has none.
 
-    BLAKE2b, keyed with the seed, maps a name to [0, 1), which is cut at the cumulative ratios. For `random` the name is
+    BLAKE2b, keyed with the seed, maps a name to [0, 1), which is cut at the cumulative ratios. For "random" the name is
     the path: adding or removing rows moves no other row, and the shares are met as by chance, within about 1/sqrt(n).
 
-    For `identity` the name is the identity, or the path where that is "" (a person of their own). Few people own many
-    images, so chance would be coarse. From 1,000 people on, the first of up to 256 hashings is taken under which every
-    share is within 0.01 of its ratio and the ages of each split are distributed as those of all (their cumulative
-    histograms differ by less than 0.02, or 1.5/sqrt(n) in a smaller split); if there is none, the first that needs the
-    fewest doublings of these tolerances, first of the shares', then of the ages'. Adding rows moves no other row unless
-    it tips the balance of the hashing that was chosen (7 of 240 single images did among 1,500 people, none of 160 among
-    more) or brings the 1,000th person; below 1,000 people it never moves any, and shares are as by chance.
+    For "identity" the name is the identity, or the path where that is "" (then the image is a person of its own). A few
+    people own many images, so chance would be coarse. From 1,000 people on, up to 256 hashes are tried. The first is
+    taken under which every share is within 0.01 of its ratio and the ages of each split are distributed like all ages
+    (their cumulative histograms differ by less than 0.02, or 1.5/sqrt(n) in a smaller split). If there is none, the
+    first that needs the fewest doublings of these tolerances is taken: first of the shares', then of the ages'. Adding
+    rows moves no other row unless it tips the balance of the chosen hash (7 of 240 single images did among 1,500
+    people, none of 160 among more) or brings the 1,000th person. Below 1,000 people it never moves any row, and shares
+    are met as by chance.
 
-    Raises DataError if a split stays empty, or for `identity` if no row has one. Raises ValueError for a table that has
-    splits, and for ratios that are not positive or do not sum to 1.
+    Args:
+        records: The table.
+        how: What is hashed, as above.
+        seed: Another seed gives another division.
+        ratios: The shares of train, validation and test.
+
+    Raises:
+        DataError: if a split stays empty, or for "identity" if no row has one.
+        ValueError: if the table has splits, or the ratios are not positive or do not sum to 1.
     """
     if (records.split != "").any():
         raise ValueError("the table has splits already")
@@ -46,20 +57,20 @@ def assign_splits(records: Records, how: SplitRule, seed: int, ratios: _Ratios =
     return decided
 
 
-def _by_path(records: Records, seed: int, ratios: _Ratios) -> np.ndarray:
+def _by_path(records: Records, seed: int, ratios: _Ratios) -> Sides:
     return _sides([("path", path) for path in records.path.tolist()], seed, ratios)
 
 
-def _by_identity(records: Records, seed: int, ratios: _Ratios) -> np.ndarray:
+def _by_identity(records: Records, seed: int, ratios: _Ratios) -> Sides:
     if not (records.identity != "").any():
-        raise DataError("--split identity needs a column identity (or group) in the data, or use --split random")
+        raise DataError('split "identity" needs a column identity (or group) in the data: add it, or choose "random"')
     known = zip(records.identity.tolist(), records.path.tolist(), strict=True)
     names = [("identity", identity or path) for identity, path in known]
     people = {name: i for i, name in enumerate(dict.fromkeys(names))}
     person = np.asarray([people[name] for name in names])
     if len(people) < _BALANCED_FROM:
         return _sides(list(people), seed, ratios)[person]
-    best, least = np.empty(0), (math.inf, math.inf)
+    best, least = np.empty(0, np.int64), (math.inf, math.inf)
     for attempt in range(_TRIES):
         kinds = [(f"{kind} {attempt}" if attempt else kind, name) for kind, name in people]
         sides = _sides(kinds, seed, ratios)[person]
@@ -71,16 +82,16 @@ def _by_identity(records: Records, seed: int, ratios: _Ratios) -> np.ndarray:
     return best
 
 
-def _sides(names: list[tuple[str, str]], seed: int, ratios: _Ratios) -> np.ndarray:
+def _sides(names: list[tuple[str, str]], seed: int, ratios: _Ratios) -> Sides:
     """For each (kind, name) the index of its split in `SPLITS`."""
     places = np.asarray([place(kind, name, seed) for kind, name in names], np.float64)
     return np.searchsorted(np.cumsum(ratios)[:2], places, side="right")
 
 
-def _imbalance(sides: np.ndarray, ages: np.ndarray, ratios: _Ratios) -> tuple[float, float]:
-    """The worst deviation of a share, and that of an age distribution, in doublings of what is tolerated, from 0.
+def _imbalance(sides: Sides, ages: Years, ratios: _Ratios) -> tuple[float, float]:
+    """The worst deviation of a share and of an age distribution, in doublings of what is tolerated, 0 or more.
 
-    Whole doublings, so that a little more or less of it does not make another hashing the best.
+    Doublings are rounded up, so that a slightly smaller deviation does not make another hash the best.
     """
     counts = np.bincount(sides, minlength=len(ratios))
     if not counts.all():
@@ -99,25 +110,25 @@ def _doublings(excess: float) -> float:
 
 
 def place(kind: str, name: str, seed: int) -> float:
-    """A point in [0, 1) for a name of some kind, by BLAKE2b keyed with the seed: as good as random, and lasting."""
+    """A pseudo-random point in [0, 1) for a name of some kind, by BLAKE2b keyed with the seed; it never changes."""
     digest = hashlib.blake2b(f"{kind}:{name}".encode(), key=str(seed).encode(), digest_size=8)
     return int.from_bytes(digest.digest()) / 2**64
 
 
 def require_splits(records: Records) -> None:
-    """Raises DataError if a split has no row."""
+    """Check that every split has a row. Raises DataError if one is empty."""
     if empty := records.empty_splits():
         raise DataError(
-            f"none of the {len(records)} images is in {' or '.join(empty)}: add images, try another --seed, or give "
-            "every row a split in the CSV, each of the three to some"
+            f"none of the {len(records)} images is in {' or '.join(empty)}: add images, try another seed, or give "
+            "every row a split in the CSV, so that each of the three has some"
         )
 
 
-def leakage(records: Records) -> dict[str, Any]:
-    """How many test images show someone who is in the training split too, as JSON values.
+def leakage(records: Records) -> Json:
+    """How many test images show someone who is in the training split too.
 
-    `test_images`; `test_images_known`, those with an identity; `test_images_seen`, those of them whose identity is in
-    train; `seen_share`, the latter by the former, None if no identity is known.
+    Gives `test_images`; `test_images_known`, those with an identity; `test_images_seen`, those of them whose identity
+    is in train; and `seen_share`, the last by the one before, None if no identity is known.
     """
     test = records.identity[records.rows_of("test")]
     known = test[test != ""]

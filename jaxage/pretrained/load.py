@@ -194,14 +194,3 @@ def _from_tag(entry: Entry, arch: Arch) -> PretrainedWeights:
     found = PretrainedWeights(convert_file(path, arch).variables, entry.tag, sha256_of(path), entry.input)
     save_weights(converted, found, arch)
     return found
-
-
-def find_input(weights: str | Path, arch: Arch) -> InputContract:
-    """stub"""
-    tag = str(weights) if str(weights).startswith(f"{arch}.") else f"{arch}.{weights}"
-    if weights != RANDOM and not Path(weights).is_file() and tag not in read_manifest():
-        tags = ", ".join(name for name in read_manifest() if name.startswith(f"{arch}."))
-        raise WeightsError(
-            f"--weights {weights!r} is no file and no weights of {arch}: choose {tags}, random, or a file"
-        )
-    return InputContract()

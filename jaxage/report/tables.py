@@ -5,8 +5,7 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from jaxage.data.dataset import Failure
-from jaxage.data.records import Records
+from jaxage.data.records import Failure, Records
 from jaxage.metrics import METRICS, Metric, headlines
 from jaxage.types import Json, Years
 from jaxage.utils.files import write_text

@@ -14,7 +14,7 @@ from jax.stages import Wrapped
 from jaxtyping import Array, Int, Shaped
 from tqdm import tqdm
 
-from jaxage.data.dataset import remove_stale
+from jaxage.data.image_cache import remove_stale
 from jaxage.data.loader import DataLoader, load_batches
 from jaxage.models.registry import Model
 from jaxage.training.inputs import Channels, from_images

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from jaxage.commands.evaluate import evaluate
 from jaxage.commands.predict import predict
 from jaxage.commands.train import train
 from jaxage.config import TrainConfig
-from jaxage.data.prepare.options import Options
-from jaxage.data.prepare.pipeline import prepare_csv
+from jaxage.data.importers.csv_file import CSV, CsvOptions
+from jaxage.data.prepare.options import PrepareOptions
+from jaxage.data.prepare.pipeline import prepare_dataset
 from jaxage.pretrained.download import WeightsUnavailableError
 from jaxage.training.export import load_model
 from jaxage.types import UserError
@@ -154,7 +156,7 @@ def test_a_few_images_of_one_split_or_none_can_be_scored(run: Run, tmp_path: Pat
     rows = list(csv.DictReader(table.read_text().splitlines()))
     table.write_text("path,age,split\n" + "".join(f"{row['path']},{row['age']},{split}\n" for row in rows))
     (tmp_path / rows[0]["path"]).write_bytes(b"no image")
-    with pytest.raises(UserError, match="--max-bad"):
+    with pytest.raises(UserError, match="max_bad"):
         evaluate(run[0], table)
     scored = evaluate(run[0], table, max_bad=0.3)
     assert (scored["n"], scored["failed"]) == (3, 1)
@@ -174,7 +176,8 @@ def test_people_seen_in_training_and_others_are_scored_apart(run: Run) -> None:
 
 
 def test_a_prepared_folder_trains_streams_and_is_scored(faces: Path, tmp_path: Path) -> None:
-    prepared = prepare_csv(faces, Options(tmp_path / "prepared", "identity", seed=3, max_bad=0.1), log=lambda _: None)
+    options = PrepareOptions(tmp_path / "prepared", "identity", seed=3, max_bad=0.1)
+    prepared = prepare_dataset(CSV, CsvOptions(faces), options, log=lambda _: None)
     said: list[str] = []
     config = TrainConfig(data=prepared, out=tmp_path / "run", memory_budget=0.0, **(SMALL | {"epochs": 1}))
     report = train(config, log=said.append)
@@ -187,7 +190,7 @@ def test_a_prepared_folder_trains_streams_and_is_scored(faces: Path, tmp_path: P
     assert evaluate(tmp_path / "run")["mae"] == expected
     assert evaluate(tmp_path / "run", prepared)["mae"] == expected
     shutil.rmtree(prepared)
-    prepare_csv(faces, Options(prepared, "identity", seed=4, max_bad=0.1), log=lambda _: None)
+    prepare_dataset(CSV, CsvOptions(faces), replace(options, seed=4), log=lambda _: None)
     with pytest.raises(UserError, match="its data have changed"):
         evaluate(tmp_path / "run")
 

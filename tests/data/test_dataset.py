@@ -14,13 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
-from jaxage.data import dataset as store
-from jaxage.data.dataset import Dataset, Failure, load_dataset
+from jaxage.data import image_cache
+from jaxage.data.dataset import Dataset, LoadOptions, load_dataset
 from jaxage.data.decode import decode_image
-from jaxage.data.records import DataError
+from jaxage.data.importers.csv_file import CSV, CsvOptions
+from jaxage.data.prepare.options import PrepareOptions
+from jaxage.data.prepare.pipeline import prepare_dataset
+from jaxage.data.records import DataError, Failure
+from jaxage.types import InputContract
 
 SIZE = 40
 SPLITS = ("train", "train", "validation", "test")
@@ -47,7 +52,7 @@ def write_csv(folder: Path, count: int = 24, age: float = 20) -> Path:
 
 
 def load(csv: Path, **options: Any) -> Dataset:
-    return load_dataset(csv, SIZE, cache=csv.parent / "cache", **{"workers": 2} | options)
+    return load_dataset(csv, SIZE, cache=csv.parent / "cache", options=LoadOptions(**{"workers": 2} | options))
 
 
 def expected(dataset: Dataset, folder: Path) -> np.ndarray:
@@ -63,11 +68,11 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One number for every image decoded from here on."""
     calls: list[int] = []
 
-    def counting(data: bytes, size: int) -> np.ndarray:
+    def counting(data: bytes, size: int, **form: Any) -> np.ndarray:
         calls.append(len(data))
-        return decode_image(data, size)
+        return decode_image(data, size, **form)
 
-    monkeypatch.setattr(store, "decode_image", counting)
+    monkeypatch.setattr(image_cache, "decode_image", counting)
     return calls
 
 
@@ -120,6 +125,34 @@ def test_new_contents_or_size_decode_again(tmp_path: Path, decoded: list[int]) -
     assert second.sha256 != first.sha256
     np.testing.assert_array_equal(second.images[3], decode_image(face(99), SIZE))
     assert load_dataset(csv, 32, cache=tmp_path / "cache").images.shape == (24, 32, 32, 3)
+
+
+def test_the_contract_decides_the_form(tmp_path: Path) -> None:
+    csv, cache = write_set(tmp_path), tmp_path / "cache"
+    load(csv)
+    other = load_dataset(csv, SIZE, cache=cache, contract=InputContract(interpolation="bicubic", crop=0.875))
+    expected = decode_image(face(0), SIZE, interpolation="bicubic", crop=0.875)
+    np.testing.assert_array_equal(other.images[0], expected)
+    assert len(entries(tmp_path)) == 2
+    load_dataset(csv, SIZE, cache=cache, contract=InputContract(mean=(0.5,) * 3))
+    assert len(entries(tmp_path)) == 2, "mean and std are no part of the pixels"
+
+
+def test_the_key_of_an_entry_never_changes(tmp_path: Path) -> None:
+    load(write_set(tmp_path))
+    head = [f"jaxage decoded images, version 1, pillow {PIL.__version__}", SIZE]
+    rows = [[f"{i}.jpg", hashlib.sha256(face(i)).hexdigest()] for i in range(24)]
+    lines = "".join(json.dumps(row) + "\n" for row in [head, *rows])
+    assert [entry.name for entry in entries(tmp_path)] == [hashlib.sha256(lines.encode()).hexdigest()]
+
+
+@pytest.mark.parametrize("name", ["sched_getaffinity", "posix_fallocate", "sync"])
+def test_what_only_linux_has_is_not_needed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, name)
+    csv = write_set(tmp_path)
+    options = PrepareOptions(tmp_path / "out")
+    prepare_dataset(CSV, CsvOptions(csv), options, log=lambda _: None)
+    assert (load(csv).images == load(tmp_path / "out").images).all()
 
 
 def test_the_hash_is_as_documented(tmp_path: Path) -> None:
@@ -183,7 +216,7 @@ def test_too_many_failures_stop(tmp_path: Path) -> None:
         load(csv)
     message = str(caught.value)
     assert "12 of 50 images" in message
-    assert "--max-bad 0.01" in message
+    assert "max_bad 0.01" in message
     assert message.count(".jpg: missing") == 10
     assert message.endswith("and 2 more")
     (whole,) = re.findall(r"all of them are in (\S+failures\.json)", message)
@@ -195,7 +228,17 @@ def test_no_image_at_all(tmp_path: Path) -> None:
     csv = write_csv(tmp_path)
     with pytest.raises(DataError, match="24 of 24 images"):
         load(csv)
-    with pytest.raises(DataError, match="none of the 0 images is in train"):
+    with pytest.raises(DataError, match=r"(?s)24 images cannot be used:.*0\.jpg: missing.*none of the 0 images"):
+        load(csv, max_bad=1.0)
+
+
+def test_bad_images_are_reported_before_empty_splits(tmp_path: Path) -> None:
+    csv = tmp_path / "faces.csv"
+    csv.write_text("path,age\nno.jpg,30\n")
+    with pytest.raises(DataError, match=r"(?s)1 of 1 images .* cannot be used.*no\.jpg: missing") as caught:
+        load(csv)
+    assert "validation" not in str(caught.value)
+    with pytest.raises(DataError, match=r"(?s)no\.jpg: missing.*none of the 1 images is in"):
         load(csv, max_bad=1.0)
 
 
@@ -203,7 +246,7 @@ def test_a_split_emptied_by_failures(tmp_path: Path) -> None:
     csv = write_set(tmp_path)
     for i in range(2, 24, 4):
         (tmp_path / f"{i}.jpg").unlink()
-    with pytest.raises(DataError, match="none of the 18 images is in validation"):
+    with pytest.raises(DataError, match=r"(?s)6 images cannot be used.*none of the 18 images is in validation"):
         load(csv, max_bad=0.5)
 
 
@@ -269,11 +312,11 @@ def test_a_damaged_entry_is_built_again(tmp_path: Path, decoded: list[int], dama
 def test_a_file_that_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     csv = write_set(tmp_path)
 
-    def meddling(data: bytes, size: int) -> np.ndarray:
+    def meddling(data: bytes, size: int, **form: Any) -> np.ndarray:
         (tmp_path / "23.jpg").write_bytes(b"other")
-        return decode_image(data, size)
+        return decode_image(data, size, **form)
 
-    monkeypatch.setattr(store, "decode_image", meddling)
+    monkeypatch.setattr(image_cache, "decode_image", meddling)
     with pytest.raises(DataError, match=r"23\.jpg has changed"):
         load(csv, workers=1)
     assert entries(tmp_path) == []
@@ -289,10 +332,10 @@ def test_an_unwritable_cache(tmp_path: Path) -> None:
 def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     csv = write_set(tmp_path)
 
-    def interrupted(data: bytes, size: int) -> np.ndarray:
+    def interrupted(data: bytes, size: int, **_: Any) -> np.ndarray:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store, "decode_image", interrupted)
+    monkeypatch.setattr(image_cache, "decode_image", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load(csv)
     assert entries(tmp_path) == []
@@ -301,18 +344,19 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 CHILD = """
 import sys, time
 from pathlib import Path
-from jaxage.data import dataset as store
-decode, left = store.decode_image, int(sys.argv[2])
-def slow(data, size):
+from jaxage.data import image_cache
+from jaxage.data.dataset import LoadOptions, load_dataset
+decode, left = image_cache.decode_image, int(sys.argv[2])
+def slow(data, size, **form):
     global left
     left -= 1
     if left < 0:
         print("stuck", flush=True)
         time.sleep(60)
-    return decode(data, size)
-store.decode_image = slow
+    return decode(data, size, **form)
+image_cache.decode_image = slow
 csv = Path(sys.argv[1])
-store.load_dataset(csv, 40, cache=csv.parent / "cache", workers=1)
+load_dataset(csv, 40, cache=csv.parent / "cache", options=LoadOptions(workers=1))
 """
 
 
@@ -329,7 +373,7 @@ def test_killed_while_building(tmp_path: Path) -> None:
         assert process.stdout.readline() == "stuck\n"
         process.send_signal(signal.SIGKILL)
     (left,) = entries(tmp_path)
-    assert (left / "images.npy").stat().st_size > 0
+    assert sum(path.stat().st_size for path in left.iterdir()) > 0
     dataset = load(csv)
     np.testing.assert_array_equal(dataset.images, expected(dataset, tmp_path))
     assert len(entries(tmp_path)) == 2
@@ -345,14 +389,14 @@ def test_another_process_is_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     csv = write_set(tmp_path)
     first, lock = [True], threading.Lock()
 
-    def overtaken(data: bytes, size: int) -> np.ndarray:
+    def overtaken(data: bytes, size: int, **form: Any) -> np.ndarray:
         with lock:
             if first.pop() if first else False:
                 with child(csv, 24) as process:
                     assert process.wait(60) == 0
-        return decode_image(data, size)
+        return decode_image(data, size, **form)
 
-    monkeypatch.setattr(store, "decode_image", overtaken)
+    monkeypatch.setattr(image_cache, "decode_image", overtaken)
     dataset = load(csv)
     assert not first
     np.testing.assert_array_equal(dataset.images, expected(dataset, tmp_path))
@@ -362,14 +406,14 @@ def test_another_process_is_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_both_rename_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     csv = write_set(tmp_path)
-    rename = store._rename
+    rename = image_cache.rename_folder
 
-    def late(partial: Path, folder: Path) -> None:
+    def late(unfinished: Path, folder: Path) -> bool:
         with child(csv, 24) as process:
             assert process.wait(60) == 0
-        rename(partial, folder)
+        return rename(unfinished, folder)
 
-    monkeypatch.setattr(store, "_rename", late)
+    monkeypatch.setattr(image_cache, "rename_folder", late)
     dataset = load(csv)
     np.testing.assert_array_equal(dataset.images, expected(dataset, tmp_path))
     (entry,) = entries(tmp_path)

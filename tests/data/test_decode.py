@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from jaxage.data.decode import ImageError, decode_image
+from jaxage.types import Interpolation
 
 
 def scene(width: int = 64, height: int = 64) -> Image.Image:
@@ -54,6 +55,21 @@ def test_resize_and_crop_are_pillows(shape: Any, resized: Any, corner: tuple[int
     left, top = corner
     expected = image.resize(resized, Image.Resampling.BILINEAR).crop((left, top, left + 40, top + 40))
     close(decode_image(encode(image, "PNG"), 40), expected, 0)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_interpolation_and_crop(interpolation: Interpolation) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 61, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    resized = image.resize((46, 75), Image.Resampling[interpolation.upper()])  # 40 / 0.875 is 45.7
+    found = decode_image(encode(image, "PNG"), 40, interpolation=interpolation, crop=0.875)
+    close(found, resized.crop((3, 18, 43, 58)), 0)
+
+
+@pytest.mark.parametrize("crop", [0.0, 1.01, -0.5])
+def test_a_crop_that_is_none(crop: float) -> None:
+    with pytest.raises(ValueError, match="crop must lie in"):
+        decode_image(encode(scene(), "PNG"), 40, crop=crop)
 
 
 def test_small_images_grow() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxage.data.files import image_root, open_source, path_fault
+from jaxage.data.files import image_root, open_files, path_fault
 from jaxage.data.records import DataError
 
 FILES = {f"faces/{'long' * 30}/{i}.jpg": os.urandom(500 * i) for i in range(40)} | {"é.jpg": b"accent"}
@@ -44,7 +44,7 @@ ROOTS: dict[str, Callable[[Path], Path]] = {
 @pytest.mark.parametrize("make", ROOTS.values(), ids=ROOTS)
 def test_many_threads_read_the_right_bytes(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     wanted = list(FILES) * 20
-    with open_source(make(tmp_path)) as read, ThreadPoolExecutor(8) as pool:
+    with open_files(make(tmp_path)) as read, ThreadPoolExecutor(8) as pool:
         assert list(pool.map(read, wanted)) == [FILES[name] for name in wanted]
         with pytest.raises(FileNotFoundError):
             read("faces/none.jpg")
@@ -57,7 +57,7 @@ def test_only_regular_members(tmp_path: Path) -> None:
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "/etc/passwd"
             tar.addfile(member)
-    with open_source(path) as read:
+    with open_files(path) as read:
         for name in ("soft", "hard", "dir"):
             with pytest.raises(OSError, match="regular file"):
                 read(name)
@@ -68,7 +68,7 @@ def test_only_regular_files(tmp_path: Path) -> None:
     (tmp_path / "soft").symlink_to(tmp_path / "real")
     (tmp_path / "dir").mkdir()
     os.mkfifo(tmp_path / "fifo")
-    with open_source(tmp_path) as read:
+    with open_files(tmp_path) as read:
         assert read("real") == b"x"
         for name in ("soft", "dir", "fifo"):
             with pytest.raises(OSError, match=r"a link, not a file|not a regular file"):
@@ -83,7 +83,7 @@ def test_the_last_of_two_members_counts(tmp_path: Path) -> None:
         member = tarfile.TarInfo("a")
         member.size = 3
         tar.addfile(member, io.BytesIO(b"new"))
-    with open_source(path) as read:
+    with open_files(path) as read:
         assert read("a") == b"new"
 
 
@@ -103,13 +103,13 @@ def scribble(path: Path) -> None:
 def test_a_damaged_tar_is_named(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     path = tar_of(tmp_path / "x.tar", FILES)
     damage(path)
-    with pytest.raises(DataError, match=r"x\.tar: cannot be read as an uncompressed tar"), open_source(path):
+    with pytest.raises(DataError, match=r"x\.tar: cannot be read as an uncompressed tar"), open_files(path):
         pass
 
 
 def test_a_tar_cut_while_open(tmp_path: Path) -> None:
     path = tar_of(tmp_path / "x.tar", FILES)
-    with open_source(path) as read:
+    with open_files(path) as read:
         os.truncate(path, 20_000)
         with pytest.raises(OSError, match="cut short"):
             read(list(FILES)[39])

@@ -2,11 +2,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import jaxage.data.load
 from jaxage.config import TrainConfig
 from jaxage.data.load import load_data
+from jaxage.types import InputContract
 
 
 def test_drawn_faces_go_the_way_of_real_ones_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +24,8 @@ def test_drawn_faces_go_the_way_of_real_ones_once(tmp_path: Path, monkeypatch: p
     again = load_data(config, tmp_path, said.append)
     assert again.sha256 == first.sha256
     assert "prepared already" in said[-1]
-    other = load_data(replace(config, split="random"), tmp_path, said.append)
+    other = load_data(replace(config, split="random"), tmp_path, said.append, InputContract(crop=0.5))
+    assert not np.array_equal(other.images, first.images)
     assert sorted(other.records.path) == sorted(first.records.path)
 
 

@@ -85,7 +85,7 @@ def test_a_nameless_photo_stays_where_it_is_when_it_is_named_by_its_path() -> No
 
 
 def test_refusals() -> None:
-    with pytest.raises(DataError, match="--split identity needs a column identity"):
+    with pytest.raises(DataError, match="needs a column identity"):
         assign_splits(faces(BASE), "identity", 0)
     with pytest.raises(DataError, match=r"none of the 2 images is in .*--seed"):
         assign_splits(faces(["a.jpg", "b.jpg"]), "random", 0)

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array
 
-from jaxage.data.dataset import Failure
-from jaxage.data.records import make_records
+from jaxage.data.records import Failure, make_records
 from jaxage.metrics import METRICS, Metric, age_bands, summary
 from jaxage.report.tables import model_card, results_table, scores_table, write_failures, write_predictions
 

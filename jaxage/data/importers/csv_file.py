@@ -1,14 +1,20 @@
-"""Faces listed in a CSV file, every line checked before anything else is done."""
+"""Faces listed in a CSV file: every line is checked before anything else is done."""
 
 import csv
+import hashlib
 import io
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jaxage.data.files import path_fault
+import numpy as np
+
+from jaxage.data.files import image_root, open_files, path_fault
+from jaxage.data.importers.importer import FilterStep, ImportedFaces, Importer
 from jaxage.data.records import DataError, Records, listed, make_records
 
 _COLUMNS = "path,age[,identity][,split][,gender]"
@@ -25,14 +31,15 @@ _SPLIT_NAMES = {
 
 
 def read_csv(path: Path) -> Records:
-    """Read UTF-8 CSV with columns `path`, `age`, optionally `identity` (or `group`), `split` and `gender`.
+    """Read a UTF-8 CSV with the columns `path`, `age` and, optionally, `identity` (or `group`), `split` and `gender`.
 
-    Others are ignored. Column names are matched without regard to case. `path` is relative to the images' root,
-    separated by /, and comes back without `./` and doubled slashes. `age` lies in 0-100. `split` is train, validation
-    (val, valid, dev) or test, given for all rows or for none. `gender` is female or male (f, m); all else is unknown.
-    Blank lines, a byte order mark and any line ending are fine.
+    Other columns are ignored, and so is the case of column names. `path` is relative to the images' root, with /
+    between folders; `./` and double slashes are removed. `age` lies in 0-100. `split` is train, validation (val, valid,
+    dev) or test, for all rows or for none. `gender` is female or male (f, m); anything else counts as unknown. Blank
+    lines, a byte order mark and any line ending are fine.
 
-    Raises one DataError that lists every fault with its line number.
+    Raises:
+        DataError: if the file has faults; the message lists all of them with their line numbers.
     """
     numbered = _lines(path)
     _, header = next(numbered, (0, None))
@@ -72,7 +79,7 @@ def read_csv(path: Path) -> Records:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Cells of each record that is not blank, with the number of its first line."""
+    """The cells of each record that is not blank, with the number of its first line."""
     try:
         data = path.read_bytes()
         text = data.decode("utf-8-sig")
@@ -153,3 +160,36 @@ def _half_split(lines: list[int], split: list[str | None]) -> list[str]:
         f"split is given for {len(split) - len(blank)} rows and empty in {len(blank)}, the first of them line "
         f"{blank[0]}: fill it in for all, or for none"
     ]
+
+
+@dataclass(frozen=True)
+class CsvOptions:
+    """Faces of your own, listed in a CSV file."""
+
+    file: Path
+    """Columns path, age and, if you have them, identity, split and gender; images in its folder, or in a .tar of the
+    same name beside it."""
+
+
+@contextmanager
+def _open(source: CsvOptions, seed: int) -> Iterator[ImportedFaces]:
+    file = source.file
+    records = read_csv(file)
+    with open_files(image_root(file)) as read:
+        yield ImportedFaces(
+            name=file.stem,
+            folder=file.parent,
+            records=records,
+            face_score=np.full(len(records), np.nan, np.float32),
+            read=read,
+            steps=[FilterStep("records", len(records), 0)],
+            about={
+                "source": str(file),
+                "source_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+                "age_formula": "given",
+            },
+            settings={},
+        )
+
+
+CSV = Importer("csv", "Faces of your own, listed in a CSV file.", CsvOptions, _open, tfds_name="csv_faces")

@@ -1,27 +1,19 @@
-"""From all records of IMDB-WIKI to those worth training on, counting at each criterion."""
+"""Choose the records of IMDB-WIKI that are worth training on, and count what each criterion drops."""
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from jaxage.data.importers.imdb_wiki import AgeFormula, Metadata
+from jaxage.data.importers.importer import FilterStep
 from jaxage.data.splits import place
-from jaxage.types import UserError
-
-
-class Step(NamedTuple):
-    """How many records a criterion kept and dropped, of those that the steps before it had kept."""
-
-    step: str
-    kept: int
-    dropped: int
+from jaxage.types import Mask, UserError
 
 
 @dataclass(frozen=True)
 class Criteria:
-    """What a record must meet; the defaults are the 2024 report's."""
+    """What a record must meet. The defaults are those of the 2024 report."""
 
     min_face_score: float = 3.5
     """The detector's score must be above this."""
@@ -33,28 +25,31 @@ class Criteria:
     """The oldest age kept, in years."""
 
     age_formula: AgeFormula = "midyear"
-    """midyear takes photos to be of 1 July; year is the difference of the years of photo and birth."""
+    """midyear assumes that photos were taken on 1 July; year is the difference of the years of photo and birth."""
 
     fraction: float = 0.5
-    """The share kept of what meets all of the above, by a hash of the path."""
+    """The share to keep of the records that meet all other criteria, chosen by a hash of the path."""
 
     def __post_init__(self) -> None:
         """Raise UserError naming the first field that cannot be used."""
         if not 0 < self.fraction <= 1:
-            raise UserError(f"--fraction must lie in (0, 1], got {self.fraction}")
+            raise UserError(f"fraction must lie in (0, 1], got {self.fraction}")
         if not math.isfinite(self.min_face_score):
-            raise UserError(
-                f"--min-face-score must be a finite number, got {self.min_face_score}: -1e9 keeps every face"
-            )
+            raise UserError(f"min_face_score must be a finite number, got {self.min_face_score}: -1e9 keeps every face")
         if not 0 <= self.min_age <= self.max_age:
-            raise UserError(f"--min-age {self.min_age} and --max-age {self.max_age}: 0 <= MIN <= MAX is needed")
+            raise UserError(f"min_age {self.min_age} and max_age {self.max_age}: 0 <= min_age <= max_age is needed")
 
 
-def funnel(metadata: Metadata, criteria: Criteria, seed: int) -> tuple[np.ndarray, list[Step]]:
-    """The rows that meet all criteria, (n,) bool, and the count at each step.
+def filter_records(metadata: Metadata, criteria: Criteria, seed: int) -> tuple[Mask, list[FilterStep]]:
+    """The rows that meet all criteria, and how many records each step keeps.
 
     The steps in their order: `records` (all of them), `face` (one was found), `single face` (no second), `face score`,
-    `age`, `fraction` (by a hash of path and `seed`).
+    `age`, `fraction`.
+
+    Args:
+        metadata: All records.
+        criteria: What a record must meet.
+        seed: Decides the fraction, by a hash of the path and the seed.
     """
     ages = metadata.ages(criteria.age_formula)
     steps = {
@@ -69,11 +64,5 @@ def funnel(metadata: Metadata, criteria: Criteria, seed: int) -> tuple[np.ndarra
     for name, passes in steps.items():
         dropped = int((kept & ~passes).sum())
         kept = kept & passes
-        counts.append(Step(name, int(kept.sum()), dropped))
+        counts.append(FilterStep(name, int(kept.sum()), dropped))
     return kept, counts
-
-
-def funnel_table(steps: list[Step]) -> str:
-    """A line for each step, for the screen."""
-    lines = [f"{'':<12}{'kept':>10}{'dropped':>10}"]
-    return "\n".join(lines + [f"{step:<12}{kept:>10,}{dropped:>10,}" for step, kept, dropped in steps])

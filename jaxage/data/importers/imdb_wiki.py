@@ -1,4 +1,4 @@
-"""The metadata of IMDB-WIKI (Rothe, Timofte and Van Gool, IJCV 2018): `imdb.mat` and `wiki.mat`, traps included."""
+"""Read the metadata of IMDB-WIKI (Rothe, Timofte and Van Gool, IJCV 2018): `imdb.mat` and `wiki.mat`."""
 
 import io
 import re
@@ -8,11 +8,15 @@ from typing import Any, Literal
 
 import numpy as np
 import scipy.io
+from jaxtyping import Float64, Int64, Shaped
 
-from jaxage.data.records import DataError
+from jaxage.data.records import DataError, Texts
 
 Collection = Literal["imdb", "wiki"]
 AgeFormula = Literal["midyear", "year"]
+
+Numbers = Int64[np.ndarray, " n"]
+Floats = Float64[np.ndarray, " n"]
 
 MATLAB_EPOCH = 366  # Matlab counts days from year 0, Python from year 1
 _FIELDS = ("dob", "photo_taken", "full_path", "gender", "name", "face_location", "face_score", "second_face_score")
@@ -22,46 +26,53 @@ _FILE_NAME = re.compile(r"(?:.*/)?(nm\d+|\d+)(?:_rm\d+)?_(\d{1,4})-(\d{1,4})-\d+
 
 @dataclass(frozen=True, eq=False)
 class Metadata:
-    """Columns of equal length `n`, in the file's order; row `i` of each speaks of record `i`.
+    """Columns of equal length `n`, in the file's order; row `i` of each column describes record `i`.
 
-    path: (n,) str, below the data's root, as the file gives it: not to be trusted.
+    path: (n,) str, below the data's root, as the file gives it: it may be unsafe.
     identity: (n,) str, the person: `nm0000001` in IMDb, the article's number in WIKI; "" if the path names none.
     birth_year, birth_month: (n,) int64; month 0 where only the year is known.
     photo_year: (n,) int64.
     gender: (n,) float64, 0 female, 1 male, NaN unknown.
-    face_score: (n,) float64, -inf where no face was found. second_face_score: (n,) float64, NaN where no second was.
+    face_score: (n,) float64, -inf where no face was found.
+    second_face_score: (n,) float64, NaN where no second face was found.
     """
 
-    path: np.ndarray
-    identity: np.ndarray
-    birth_year: np.ndarray
-    birth_month: np.ndarray
-    photo_year: np.ndarray
-    gender: np.ndarray
-    face_score: np.ndarray
-    second_face_score: np.ndarray
+    path: Texts
+    identity: Texts
+    birth_year: Numbers
+    birth_month: Numbers
+    photo_year: Numbers
+    gender: Floats
+    face_score: Floats
+    second_face_score: Floats
 
     def __len__(self) -> int:
         return len(self.path)
 
-    def ages(self, formula: AgeFormula) -> np.ndarray:
-        """Whole years, (n,) int64, nonsense such as -74 and 1996 included.
+    def ages(self, formula: AgeFormula) -> Numbers:
+        """Whole years, (n,) int64; some are nonsense, such as -74 and 1996.
 
-        `year` is the difference of the years. `midyear` takes the photo to be of 1 July, as the dataset's community
-        does: one less for who was born in July or later.
+        "year" is the difference of the years. "midyear" assumes that the photo was taken on 1 July, as users of the
+        dataset do: the age is one less for people born in July or later.
         """
-        ages: np.ndarray = self.photo_year - self.birth_year
+        ages: Numbers = self.photo_year - self.birth_year
         return ages - (self.birth_month >= 7) if formula == "midyear" else ages
 
 
 def parse_metadata(data: bytes, name: str, collection: Collection) -> Metadata:
-    """What the bytes of `imdb.mat` or `wiki.mat` say; `name` is for error messages.
+    """Parse the bytes of `imdb.mat` or `wiki.mat`.
 
-    Birth is that of the file name (`nm0000001_rm124825600_1899-5-10_1968.jpg`, `10000217_1981-05-05_2009.jpg`), and of
-    the record where the name has none or a month above 12: Matlab has turned 1992-0-0 into the last day of 1991.
+    The birth date is that of the file name (`nm0000001_rm124825600_1899-5-10_1968.jpg`, `10000217_1981-05-05_2009.jpg`)
+    because Matlab has turned 1992-0-0 into the last day of 1991. It is the record's if the name has none, or a month
+    above 12.
 
-    Raises DataError for bytes that are no .mat file, hold another struct, or have fields that are missing or of unequal
-    length.
+    Args:
+        data: The bytes of the file.
+        name: The file's name, for error messages.
+        collection: Which struct the file holds.
+
+    Raises:
+        DataError: if this is no .mat file, it holds another struct, or fields are missing or of unequal length.
     """
     fields = _columns(data, name, collection)
     paths = np.asarray([_text(cell) for cell in fields["full_path"]], str)
@@ -85,7 +96,7 @@ def parse_metadata(data: bytes, name: str, collection: Collection) -> Metadata:
     )
 
 
-def _columns(data: bytes, name: str, collection: Collection) -> dict[str, np.ndarray]:
+def _columns(data: bytes, name: str, collection: Collection) -> dict[str, Shaped[np.ndarray, " n"]]:
     try:
         struct = scipy.io.loadmat(io.BytesIO(data), variable_names=[collection])[collection][0, 0]
         fields = {field: struct[field].ravel() for field in struct.dtype.names}
@@ -108,12 +119,12 @@ def _columns(data: bytes, name: str, collection: Collection) -> dict[str, np.nda
 
 
 def _born(day: int | float) -> tuple[int, int]:
-    """Year and month of Matlab's serial day; the year 1 for what is no day from then to the year 9999."""
+    """Year and month of Matlab's serial day; the year 1 if the day does not lie in the years 1-9999."""
     ordinal = day - MATLAB_EPOCH
     born = date.fromordinal(int(ordinal) if 1 <= ordinal <= date.max.toordinal() else 1)
     return born.year, born.month
 
 
 def _text(cell: Any) -> str:
-    """The text of a cell; "", which is no path, for anything else."""
+    """The text of a cell; "", which is no path, if the cell holds anything else."""
     return str(cell.item()) if isinstance(cell, np.ndarray) and cell.size == 1 and cell.dtype.kind == "U" else ""

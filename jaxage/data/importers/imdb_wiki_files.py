@@ -1,33 +1,38 @@
-"""Where the crops of IMDB-WIKI lie: an extracted folder, or the published tar file, which stays packed."""
+"""Find the crops of IMDB-WIKI: in an extracted folder, or in the published tar file, which is read in place."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from jaxage.data.files import Read, open_source
+from jaxage.data.files import ReadImage, open_files
 from jaxage.data.importers.imdb_wiki import Collection
 from jaxage.data.records import DataError
 
 
 @contextmanager
-def open_crops(root: Path, collection: Collection) -> Iterator[tuple[str, bytes, Read]]:
-    """Name and bytes of the .mat file, and a reader of the images by the paths that it gives.
+def open_crops(root: Path, collection: Collection) -> Iterator[tuple[str, bytes, ReadImage]]:
+    """Name and bytes of the .mat file, and a function that reads an image by the path that this file gives.
 
-    `root` is a folder with `imdb.mat` or with `imdb_crop/imdb.mat` in it, a folder with `imdb_crop.tar`, that tar, or
-    the .mat file itself; `wiki` likewise. These may be links, the images not. Raises DataError if it is none of them.
+    Args:
+        root: A folder that holds `imdb.mat`, `imdb_crop/imdb.mat` or `imdb_crop.tar`; that tar; or the .mat file. These
+            may be links, but the images may not.
+        collection: "imdb", or "wiki" for `wiki.mat`, `wiki_crop` and so on.
+
+    Raises:
+        DataError: if `root` is none of these.
     """
     mat, name = f"{collection}.mat", f"{collection}_crop"
     if root.suffix == ".mat":
         mat, root = root.name, root.parent
     for folder in (root, root / name):
         if (folder / mat).is_file():
-            with open_source(folder.resolve()) as read:
+            with open_files(folder.resolve()) as read:
                 yield str(folder / mat), (folder / mat).read_bytes(), read
                 return
     for tar in (root, root / f"{name}.tar"):
         if tar.is_file():
-            with open_source(tar) as read:
+            with open_files(tar) as read:
                 for prefix in ("", f"{name}/"):
                     try:
                         data = read(prefix + mat)
@@ -41,5 +46,5 @@ def open_crops(root: Path, collection: Collection) -> Iterator[tuple[str, bytes,
     )
 
 
-def _below(read: Read, prefix: str, path: str) -> bytes:
+def _below(read: ReadImage, prefix: str, path: str) -> bytes:
     return read(prefix + path)

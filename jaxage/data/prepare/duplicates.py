@@ -1,4 +1,4 @@
-"""Images that show the same photo: copies with the same bytes, and others that look alike."""
+"""Find images of the same photo: copies with the same bytes, and images that look alike."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,18 +11,22 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 NEAR = 8
-"""How many of the 128 bits of two fingerprints may differ before they are two photos.
+"""Two images show the same photo if at most this many of the 128 bits of their fingerprints differ.
 
-On UTKFace (23,090 faces) 416 pairs outside its own groups differ in up to 8, and all of 32 that were looked at showed
-one photo, cropped, colored or compressed anew; from 9 on most show two people.
+On UTKFace (23,090 faces) 416 pairs outside its own groups differ in up to 8 bits. All of the 32 pairs that were
+inspected showed one photo, cropped, colored or compressed again. From 9 bits on most pairs show two people.
 """
+
+Fingerprint = UInt64[np.ndarray, "2"]
+Pairs = Int[np.ndarray, "pairs 2"]
+"""Rows of two images, the smaller row first."""
 
 _GRID = 8
 _BLOCK = 2**18
 
 
-def fingerprint(pixels: UInt8[np.ndarray, "size size 3"]) -> UInt64[np.ndarray, "2"]:
-    """Where it gets lighter to the right and downwards, over 8x8 cells: a difference hash of 128 bits."""
+def fingerprint(pixels: UInt8[np.ndarray, "size size 3"]) -> Fingerprint:
+    """A difference hash of 128 bits: whether each of 8x8 cells is darker than the next one to the right and below."""
     gray = Image.fromarray(pixels).convert("L")
     across = np.asarray(gray.resize((_GRID + 1, _GRID), Image.Resampling.BOX))
     down = np.asarray(gray.resize((_GRID, _GRID + 1), Image.Resampling.BOX))
@@ -30,12 +34,12 @@ def fingerprint(pixels: UInt8[np.ndarray, "size size 3"]) -> UInt64[np.ndarray, 
     return np.packbits(bits.reshape(2, -1), axis=1).view(np.uint64)[:, 0]
 
 
-def near_pairs(fingerprints: UInt64[np.ndarray, "n 2"], pool: ThreadPoolExecutor) -> Int[np.ndarray, "pairs 2"]:
-    """The rows of every two fingerprints that differ in at most `NEAR` bits, the smaller row first; n^2 work."""
+def near_pairs(fingerprints: UInt64[np.ndarray, "n 2"], pool: ThreadPoolExecutor) -> Pairs:
+    """All pairs of fingerprints that differ in at most `NEAR` bits. The work grows with n^2."""
     n = len(fingerprints)
     height = max(1, _BLOCK // max(1, n))
 
-    def pairs(start: int) -> np.ndarray:
+    def pairs(start: int) -> Pairs:
         block, rest = fingerprints[start : start + height, None], fingerprints[None, start:]
         differing = np.bitwise_count(block[..., 0] ^ rest[..., 0]) + np.bitwise_count(block[..., 1] ^ rest[..., 1])
         first, second = np.nonzero(differing <= NEAR)
@@ -45,9 +49,15 @@ def near_pairs(fingerprints: UInt64[np.ndarray, "n 2"], pool: ThreadPoolExecutor
     return np.concatenate(found) if found else np.empty((0, 2), np.int64)
 
 
-def join(identity: Sequence[str], paths: Sequence[str], pairs: Int[np.ndarray, "pairs 2"]) -> list[str]:
-    """The identity of every row after those of each pair are made one, over any number of pairs: the first in the
-    alphabet of all that were joined, or of their paths where no row has an identity ("").
+def join(identity: Sequence[str], paths: Sequence[str], pairs: Pairs) -> list[str]:
+    """Give the rows of every pair, and of pairs that share a row or an identity, the same identity.
+
+    It is the alphabetically first of the identities that were joined, or of the paths if no row has an identity.
+
+    Args:
+        identity: The identity of every row, "" if unknown.
+        paths: The path of every row.
+        pairs: The rows to join.
     """
     n = len(identity)
     if not n:
@@ -71,10 +81,15 @@ def join(identity: Sequence[str], paths: Sequence[str], pairs: Int[np.ndarray, "
 
 
 def copies(digests: Sequence[str], paths: Sequence[str], ages: Sequence[float]) -> dict[int, str]:
-    """The rows that must go because another has the same bytes, with the reason.
+    """The rows to drop because another row has the same bytes, with the reason.
 
-    Where all have the same age the first stays. Where they have not, none does: one of the ages must be wrong, and
-    nobody knows which.
+    If all copies have the same age, the first one stays. Otherwise none stays: an age must be wrong, and nobody knows
+    which one.
+
+    Args:
+        digests: The hash of every row's file.
+        paths: The path of every row.
+        ages: The age of every row.
     """
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, digest in enumerate(digests):

@@ -9,20 +9,20 @@ from jaxage.types import SplitRule, UserError
 
 
 @dataclass(frozen=True)
-class Options:
-    """How faces are checked and divided, wherever they come from."""
+class PrepareOptions:
+    """How faces of any source are checked and divided."""
 
     out: Path | None = None
     """The folder to make; without it, NAME-prepared beside the source."""
 
     split: SplitRule = "random"
-    """How to divide what comes without splits: "identity" puts no person on two sides."""
+    """How to divide images that come without splits; "identity" puts no person into two splits."""
 
     split_ratios: str = "0.6,0.2,0.2"
     """The shares of train, validation and test."""
 
     seed: int = 0
-    """Of the splits and of the fraction."""
+    """Decides the splits, and the fraction where the source has one."""
 
     min_side: int = MIN_SIDE
     """The smallest height and width of an image, in pixels."""
@@ -34,11 +34,11 @@ class Options:
         """Raise UserError naming the first field that cannot be used."""
         self.ratios()
         if self.min_side < MIN_SIDE:
-            raise UserError(f"--min-side must be at least {MIN_SIDE}, got {self.min_side}")
+            raise UserError(f"min_side must be at least {MIN_SIDE}, got {self.min_side}")
         if not 0 <= self.max_bad <= 1:
-            raise UserError(f"--max-bad must lie in [0, 1], got {self.max_bad}")
+            raise UserError(f"max_bad must lie in [0, 1], got {self.max_bad}")
         if self.seed < 0:
-            raise UserError(f"--seed must not be negative, got {self.seed}")
+            raise UserError(f"seed must not be negative, got {self.seed}")
 
     def ratios(self) -> tuple[float, float, float]:
         """`split_ratios` as numbers. Raises UserError unless they are three positive ones that sum to 1."""
@@ -48,6 +48,6 @@ class Options:
             train = validation = test = math.nan
         if not (min(train, validation, test) > 0 and math.isclose(train + validation + test, 1)):
             raise UserError(
-                f"--split-ratios {self.split_ratios}: three positive numbers that sum to 1, such as 0.6,0.2,0.2"
+                f"split_ratios {self.split_ratios}: three positive numbers that sum to 1, such as 0.6,0.2,0.2"
             )
         return train, validation, test

@@ -1,4 +1,4 @@
-"""Prepared faces as a TFDS dataset in array_record files, written and read without TensorFlow."""
+"""Write and read faces as a TFDS dataset in array_record files, without TensorFlow."""
 
 import contextlib
 import hashlib
@@ -6,59 +6,37 @@ import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
-from jaxage.data.files import Read
-from jaxage.data.records import SPLITS, DataError, Records
+from jaxage.data.importers.importer import Importer
+from jaxage.data.prepare.checked import CheckedFaces
+from jaxage.data.records import SPLITS, DataError
 from jaxage.types import Split
 
 GENDERS = ("female", "male", "unknown")
 _SHARD_BYTES = 256 * 2**20
-_TERMS = "For academic, non-commercial research only, as its authors ask."
-_CITATION = """\
-@article{Rothe-IJCV-2018,
-  author = {Rasmus Rothe and Radu Timofte and Luc Van Gool},
-  title = {Deep expectation of real and apparent age from a single image without facial landmarks},
-  journal = {International Journal of Computer Vision},
-  volume = {126}, number = {2-4}, pages = {144-157}, year = {2018},
-}"""
-
-
-class Faces(NamedTuple):
-    """What a builder writes: rows with splits, the detector's score, SHA-256 and size of every image, its reader, and
-    what the dataset says of itself (JSON values).
-    """
-
-    records: Records
-    face_score: np.ndarray
-    sha256: list[str]
-    sizes: np.ndarray
-    read: Read
-    about: dict[str, Any]
 
 
 class FacesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc, call-arg]
-    """Three splits, in the order of the source; encoded images stay byte for byte what they were.
+    """Three splits in the order of the source. Encoded images keep their bytes.
 
     Features: `image` (encoded; decoded to uint8, 3 channels but for CMYK and alpha), `age` (float32, years), `identity`
     (a hash, "" unknown), `gender` (female, male, unknown), `face_score` (float32, NaN unknown), `path`.
 
-    TFDS would hold a split in memory to sort it, and beyond 1 GB ask for TensorFlow; so shards are written here, row by
-    row, with TFDS's own encoding and names.
+    TFDS would hold a whole split in memory to sort it, and would need TensorFlow beyond 1 GB. So shards are written
+    here, row by row, with TFDS's own encoding and names.
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    HOMEPAGE: str | None = None
-    CITATION = ""
-    TERMS = "The terms of the images are those of their source."
 
-    def __init__(self, faces: Faces, data_dir: Path) -> None:
-        self._faces = faces
+    def __init__(self, faces: CheckedFaces, importer: Importer[Any], data_dir: Path) -> None:
+        self.name = importer.tfds_name
+        self._faces, self._importer = faces, importer
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -78,9 +56,9 @@ class FacesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
                 }
             ),
             supervised_keys=("image", "age"),
-            homepage=self.HOMEPAGE,
-            citation=self.CITATION,
-            license=self.TERMS,
+            homepage=self._importer.homepage,
+            citation=self._importer.citation,
+            license=self._importer.terms,
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(about),
         )
@@ -109,6 +87,8 @@ class FacesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         infos = []
+        # TFDS's own serialize_example puts the fields of an example in another order in every process
+        serializer = tfds.core.ExampleSerializer(self.info.features.get_serialized_info())
         with tqdm(total=len(self._faces.records), desc="writing", unit=" images", disable=None) as bar:
             for split, examples in self._split_generators(dl_manager).items():
                 template = self._get_filename_template(split)
@@ -120,7 +100,8 @@ class FacesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
                     try:
                         writer = ArrayRecordWriter(str(path), "group_size:1")
                         for _ in range(length):
-                            writer.write(self.info.features.serialize_example(next(examples)[1]))
+                            example = self.info.features.encode_example(next(examples)[1])
+                            writer.write(serializer.get_tf_example(example).SerializeToString(deterministic=True))
                             bar.update()
                         writer.close()
                     except RuntimeError as error:  # array_record's, for a full disk and the like
@@ -129,36 +110,30 @@ class FacesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         self.info.set_splits(tfds.core.splits.SplitDict(infos))
 
 
-class ImdbCrop(FacesBuilder):
-    """The IMDb half of IMDB-WIKI."""
+def write_dataset(importer: Importer[Any], faces: CheckedFaces, folder: Path) -> Path:
+    """Write the dataset below an empty folder; the folder that holds it.
 
-    HOMEPAGE = "https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki/"
-    CITATION, TERMS = _CITATION, _TERMS
+    Args:
+        importer: Names the dataset, its citation and its terms.
+        faces: What is written.
+        folder: Where TFDS makes its own folders.
 
-
-class WikiCrop(FacesBuilder):
-    """The Wikipedia half of IMDB-WIKI."""
-
-    HOMEPAGE = ImdbCrop.HOMEPAGE
-    CITATION, TERMS = _CITATION, _TERMS
-
-
-class CsvFaces(FacesBuilder):
-    """Faces that a CSV file lists."""
-
-
-def write_dataset(builder: type[FacesBuilder], faces: Faces, folder: Path) -> Path:
-    """Write the dataset somewhere below the empty `folder`, and give back where it lies."""
+    Raises:
+        DataError: if an image has changed since it was checked, or the files cannot be written.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
-        made = builder(faces, folder)
+        made = FacesBuilder(faces, importer, folder)
         made.download_and_prepare()
     return Path(made.data_path)
 
 
 def open_dataset(folder: Path) -> dict[Split, Any]:
-    """For each split, encoded images by their index: `sources["test"][3]["image"]`, safe from many threads.
+    """For each split, its examples with encoded images, by their index: `sources["test"][3]["image"]`.
 
-    Raises DataError for a folder whose TFDS files are missing or damaged.
+    Safe to call from many threads.
+
+    Raises:
+        DataError: if the TFDS files of the folder are missing or damaged.
     """
     try:
         builder = tfds.builder_from_directory(folder)

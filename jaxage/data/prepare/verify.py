@@ -1,4 +1,4 @@
-"""Every image looked at once, before anything is made of it."""
+"""Check every image once, before anything is made of it."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,23 +6,21 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
 from jaxage.data.decode import ImageError, decode_image, strict_warnings
-from jaxage.data.files import Read, Refused, path_fault
+from jaxage.data.files import ReadImage, Refused, path_fault
 from jaxage.data.parallel import in_order
-from jaxage.data.prepare.duplicates import fingerprint
+from jaxage.data.prepare.duplicates import Fingerprint, fingerprint
 
 STEPS = ("safe path", "found", "image", "no copy")
-"""What an image must pass, in this order: its path leads to a plain file below the root, the file is there and can be
-read, it decodes to a picture of something, and no other file has its bytes.
+"""What an image must pass, in this order: its path leads to a regular file below the root; the file exists and can be
+read; it decodes to an image that is not blank; no other file has the same bytes.
 """
 
 _SIZE = 64
 
 
 class InvalidImage(NamedTuple):
-    """Why an image is not used; `step` is that of `STEPS` which it failed."""
+    """An image that is not used: the step of `STEPS` that it failed, and why."""
 
     path: str
     step: str
@@ -30,22 +28,29 @@ class InvalidImage(NamedTuple):
 
 
 class ValidImage(NamedTuple):
-    """An image that can be used: SHA-256 and number of its bytes, and its fingerprint."""
+    """An image that can be used: the SHA-256 and the number of its bytes, and its fingerprint."""
 
     sha256: str
     size: int
-    fingerprint: np.ndarray
+    fingerprint: Fingerprint
 
 
 def verify_images(
-    read: Read, paths: Sequence[str], min_side: int, pool: ThreadPoolExecutor
+    read: ReadImage, paths: Sequence[str], min_side: int, pool: ThreadPoolExecutor
 ) -> list[ValidImage | InvalidImage]:
-    """What is found at each path, in their order; an image with a side below `min_side` pixels is a fault."""
+    """Check the image at each path; the results are in the order of the paths.
+
+    Args:
+        read: Reads the images.
+        paths: Their paths.
+        min_side: The smallest height and width in pixels.
+        pool: The threads that check.
+    """
     with strict_warnings():
         return list(in_order(pool, partial(_verify, read, min_side), paths, "checking"))
 
 
-def _verify(read: Read, min_side: int, path: str) -> ValidImage | InvalidImage:
+def _verify(read: ReadImage, min_side: int, path: str) -> ValidImage | InvalidImage:
     if fault := path_fault(path):
         return InvalidImage(path, "safe path", fault)
     try:

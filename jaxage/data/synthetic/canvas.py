@@ -1,19 +1,25 @@
-"""Soft-edged shapes on a grid of points, and paint: what `drawing` draws faces with.
-
-A `Field` is an array (n, height, width), or one that broadcasts to it, with a number for each pixel of n pictures; a
-`Number` may also be one for all.
-A `Color` is an RGB array (3, n, 1, 1), or (3, 1, 1, 1) for all; pictures are (3, n, height, width), values 0-1.
-"""
+"""Shapes with soft edges, and paint: `drawing` draws faces with them. All numbers are float32, colors are in 0-1."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Num
 
-Field = np.ndarray
-Number = np.ndarray | float | int
-Color = np.ndarray
-Picture = np.ndarray
+Field = Num[np.ndarray, "..."]
+"""A number for each pixel of n pictures: (n, height, width), or an array that broadcasts to it."""
+
+Number = Num[np.ndarray, "..."] | float | int
+"""A field, or one number for all pixels."""
+
+Color = Num[np.ndarray, "3 _ 1 1"]
+"""RGB, (3, n, 1, 1), or (3, 1, 1, 1) for all pictures."""
+
+Picture = Num[np.ndarray, "3 _ _ _"]
+"""RGB, (3, n, height, width)."""
+
+Paint = Num[np.ndarray, "3 _ _ _"]
+"""A color for each pixel, or an array that broadcasts to it."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +36,19 @@ def rgb(red: Number, green: Number, blue: Number) -> Color:
     return np.array([red, green, blue], np.float32)[:, None, None, None]
 
 
-def pick(palette: Sequence[Sequence[float]], where: np.ndarray) -> Color:
-    """Colours between neighbours of the palette, for positions (n,) 0-1."""
+def pick(palette: Sequence[Sequence[float]], where: Num[np.ndarray, " n"]) -> Color:
+    """Colors between neighbors of the palette, for positions (n,) in 0-1."""
     points = np.linspace(0, 1, len(palette))
     channels = zip(*palette, strict=True)
     return np.array([np.interp(where, points, channel) for channel in channels], np.float32)[..., None, None]
 
 
-def mix(a: np.ndarray, b: np.ndarray, share: Number) -> np.ndarray:
+def mix(a: Field, b: Field, share: Number) -> Field:
     """`a` where the share is 0, `b` where it is 1."""
     return a + (b - a) * share
 
 
-def paint(picture: Picture, color: np.ndarray, mask: Field) -> None:
+def paint(picture: Picture, color: Paint, mask: Field) -> None:
     """Cover the picture, in place, where the mask is 1."""
     change = color - picture
     change *= mask
@@ -65,17 +71,17 @@ def window(value: Field, low: Number, high: Number, width: Number) -> Field:
 
 
 def distance(grid: Grid, x: Number, y: Number, wide: Number, high: Number) -> Field:
-    """About how far outside an ellipse a point lies."""
+    """Approximate distance of each point from an ellipse; negative inside."""
     return (np.hypot((grid.x - x) / wide, (grid.y - y) / high) - 1) * np.minimum(wide, high)
 
 
 def ellipse(grid: Grid, x: Number, y: Number, wide: Number, high: Number, blur: Number = 0) -> Field:
-    """An ellipse of these half axes."""
+    """An ellipse with these half axes."""
     return soft(distance(grid, x, y, wide, high), 1.5 * grid.pixel + blur)
 
 
 def box(grid: Grid, x: Number, y: Number, wide: Number, high: Number) -> Field:
-    """A rectangle of these half sides."""
+    """A rectangle with these half sides."""
     return soft(np.maximum(np.abs(grid.x - x) - wide, np.abs(grid.y - y) - high), 1.5 * grid.pixel)
 
 

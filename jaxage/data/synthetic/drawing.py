@@ -1,12 +1,13 @@
-"""Draws a batch of faces with numpy, back to front.
+"""Draw a batch of faces with NumPy, back to front.
 
-A point of the face has coordinates (x, y): right and down, the eyes near y = 0, the chin near y = 0.75.
+A point of the face has coordinates (x, y), to the right and down: the eyes are near y = 0, the chin is near y = 0.75.
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32
 
 from jaxage.data.synthetic.canvas import (
     Color,
@@ -26,6 +27,7 @@ from jaxage.data.synthetic.canvas import (
     stroke,
     window,
 )
+from jaxage.types import StoredImages
 
 _SKIN = ((0.98, 0.85, 0.76), (0.93, 0.74, 0.60), (0.80, 0.58, 0.42), (0.55, 0.37, 0.26), (0.36, 0.23, 0.17))
 _HAIR = ((0.08, 0.06, 0.05), (0.20, 0.12, 0.07), (0.36, 0.22, 0.12), (0.75, 0.58, 0.32), (0.55, 0.24, 0.10))
@@ -34,36 +36,38 @@ _GRAY = rgb(0.80, 0.80, 0.80)
 
 
 class Traits(NamedTuple):
-    """age: (n,) years. looks: (n,) the age a person looks. who, photo: (n, k) uniform 0-1, of the person and the photo.
+    """Everything random about n photos, or, without the first axis, about one.
 
-    blotches: (n, 9, 9), grain: (n, 3, size, size), standard normal. All float32.
+    age: years. looks: the age that the person seems to have.
+    who, photo: uniform in 0-1, of the person and of the photo.
+    blotches, grain: standard normal, of the skin and of the camera.
     """
 
-    age: np.ndarray
-    looks: np.ndarray
-    who: np.ndarray
-    photo: np.ndarray
-    blotches: np.ndarray
-    grain: np.ndarray
+    age: Float32[np.ndarray, "*n"]
+    looks: Float32[np.ndarray, "*n"]
+    who: Float32[np.ndarray, "*n traits"]
+    photo: Float32[np.ndarray, "*n traits"]
+    blotches: Float32[np.ndarray, "*n 9 9"]
+    grain: Float32[np.ndarray, "*n 3 size size"]
 
 
 @dataclass(frozen=True)
 class _Face(Grid):
-    """What the parts share: coordinates turned with the head, and the traits that several parts use."""
+    """What several parts share: coordinates that turn with the head, and traits."""
 
     child: Field
     old: Field
     sex: Field
     eyes: Field
     turn: Field
-    who: np.ndarray
-    photo: np.ndarray
+    who: Field
+    photo: Field
     skin: Color
     hair: Color
 
 
-def draw(traits: Traits, size: int) -> np.ndarray:
-    """The photos, uint8 (n, size, size, 3)."""
+def draw(traits: Traits, size: int) -> StoredImages:
+    """Draw the photos, uint8 (n, size, size, 3), of these traits."""
     face = _frame(traits, size)
     picture = _background(face)
     _body(face, picture)
@@ -96,7 +100,7 @@ def _frame(traits: Traits, size: int) -> _Face:
         pixel=2.0 / size,
         child=child,
         old=old,
-        # of children only the hair will tell
+        # a child's sex shows only in the hair
         sex=np.where(who[4] * 7 % 1 < 0.5, np.float32(-1), np.float32(1)) * (child < 0.6),
         eyes=0.11 * child,
         turn=0.14 * (photo[7] - 0.5),
@@ -128,7 +132,7 @@ def _body(face: _Face, picture: Picture) -> None:
 
 
 def _head(face: _Face, picture: Picture) -> Field:
-    """Ears, cranium and jaw, shaded as a round thing lit from one side. Gives back where the skin is."""
+    """Ears, cranium and jaw, shaded like a ball lit from one side. Returns where the skin is."""
     width = 0.53 + 0.05 * (face.who[7] - 0.5) + 0.03 * face.child
     jaw = 0.43 + 0.07 * (face.who[8] - 0.5) - 0.03 * (face.sex > 0) + 0.06 * face.child + 0.07 * face.old
     chin = 0.76 + 0.06 * (face.who[9] - 0.5) - 0.16 * face.child + 0.03 * face.old
@@ -145,8 +149,8 @@ def _head(face: _Face, picture: Picture) -> Field:
     return skin
 
 
-def _skin_texture(face: _Face, picture: Picture, skin: Field, blotches: np.ndarray) -> None:
-    """Unevenness and age spots, more with the years."""
+def _skin_texture(face: _Face, picture: Picture, skin: Field, blotches: Field) -> None:
+    """Uneven skin and age spots, which grow with age."""
     points = np.linspace(0, blotches.shape[-1] - 1.001, face.x.shape[-1])
     low, part = points.astype(int), (points % 1).astype(np.float32)
     rows = mix(blotches[:, low], blotches[:, low + 1], part[:, None])
@@ -157,7 +161,7 @@ def _skin_texture(face: _Face, picture: Picture, skin: Field, blotches: np.ndarr
 
 
 def _lines(face: _Face, picture: Picture) -> None:
-    """Forehead lines, crow's feet, bags under the eyes, folds beside the mouth, all deepening with age."""
+    """Forehead lines, crow's feet, bags under the eyes and folds beside the mouth; all deepen with age."""
     dark = face.skin * rgb(0.52, 0.42, 0.38)
     wave = 14 * face.x + 6 * face.who[10]
     for k in range(3):
@@ -178,7 +182,7 @@ def _lines(face: _Face, picture: Picture) -> None:
 
 
 def _beard(face: _Face, picture: Picture, skin: Field, traits: Traits) -> None:
-    """Stubble or a beard, of some grown men."""
+    """Some grown men have stubble or a beard."""
     grown = (face.sex < 0) * np.clip((traits.looks[:, None, None] - 17) / 6, 0, 1)
     strength = np.clip(1.6 * face.photo[13] - 0.75, 0, 0.9) * grown
     region = rise(face.y - 0.9 * face.x**2, 0.28, 0.12) * skin * (1 - ellipse(face, 0, 0.51, 0.15, 0.055, 0.05))
@@ -218,7 +222,7 @@ def _eye_centre(face: _Face, side: int) -> Field:
 
 
 def _eye(face: _Face, picture: Picture, side: int) -> None:
-    """Socket, white, iris, pupil and lid; a child's eye is large and round, an old person's narrow."""
+    """Socket, white, iris, pupil and lid. A child's eye is large and round, an old person's eye is narrow."""
     centre, height = _eye_centre(face, side), face.eyes
     aged = np.clip(face.old, 0, 1)
     wide, high = 0.105 + 0.025 * face.child, 0.056 + 0.032 * face.child - 0.018 * aged
@@ -245,7 +249,7 @@ def _brow(face: _Face, picture: Picture, side: int) -> None:
 
 
 def _fringe(face: _Face, picture: Picture) -> None:
-    """Hair over the cranium, down to a hairline that rises with age in some men; babies have little."""
+    """Hair over the cranium. The hairline rises with age in some men; babies have little hair."""
     balding = (face.sex < 0) * np.clip(face.who[4] * 1.7 - 0.5, 0, 1) * np.clip(face.old * 1.5, 0, 1)
     volume = 0.09 + 0.08 * face.who[6] * (1 - face.child)
     cap = ellipse(face, 0, -0.15, 0.55 + volume, 0.62 + volume)
@@ -268,7 +272,7 @@ def _glasses(face: _Face, picture: Picture) -> None:
     paint(picture, rgb(0.12, 0.10, 0.10), np.clip(frame, 0, 1) * worn)
 
 
-def _camera(face: _Face, picture: Picture, grain: np.ndarray) -> np.ndarray:
+def _camera(face: _Face, picture: Picture, grain: Field) -> StoredImages:
     """Blur, contrast, exposure, color cast and noise."""
     blurred = picture
     for axis in (2, 3):

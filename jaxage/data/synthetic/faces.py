@@ -1,7 +1,7 @@
-"""Procedural faces: people who do not exist, at several ages each, for a demonstration that needs no data.
+"""Drawn faces of people who do not exist, at several ages each: a demonstration that needs no data.
 
-Age shows in shape (cranium and eyes of a child, jaw, nose and lips of the old), in texture (lines, bags, spots) and in
-hair. It is blurred by how old a person looks for their age, and by pose, light, skin, hair style, glasses and camera.
+Age shows in shape (cranium and eyes of a child; jaw, nose and lips of old people), in texture (lines, bags, spots) and
+in hair. Some people look younger or older than they are, and pose, light, skin, hair style, glasses and camera vary.
 """
 
 import io
@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from jaxage.data.records import Records, make_records
 from jaxage.data.synthetic.drawing import Traits, draw
 from jaxage.data.synthetic.imdb_layout import Photo, write_tree
-from jaxage.types import UserError
+from jaxage.types import StoredImages, UserError, Years
 
 _PHOTOS = 4
 _BATCH = 32
@@ -22,11 +23,18 @@ _IDENTITY_TRAITS = 16
 _PHOTO_TRAITS = 24
 
 
-def synthetic_faces(n: int, size: int, seed: int) -> tuple[np.ndarray, Records]:
-    """`n` faces, uint8 RGB (n, size, size, 3), and their records: whole years 0-100, four photos of each person.
+def synthetic_faces(n: int, size: int, seed: int) -> tuple[StoredImages, Records]:
+    """Draw faces: uint8 RGB (n, size, size, 3), and their records, with ages of whole years and four photos per person.
 
-    Face `i` depends on `seed`, `size` and `i` alone, so that a larger set extends a smaller one. Raises UserError for
-    n < 1 and for size < 32.
+    Face `i` depends only on `seed`, `size` and `i`, so a larger set extends a smaller one.
+
+    Args:
+        n: How many faces, 1 or more.
+        size: Their height and width in pixels, 32 or more.
+        seed: Another seed draws other faces.
+
+    Raises:
+        UserError: if `n` or `size` is too small.
     """
     images, ages = (np.concatenate(parts) for parts in zip(*_batches(n, size, seed), strict=True))
     paths = [f"synthetic/{i:06}.png" for i in range(n)]
@@ -34,11 +42,20 @@ def synthetic_faces(n: int, size: int, seed: int) -> tuple[np.ndarray, Records]:
 
 
 def write_synthetic(root: Path, n: int, size: int, seed: int) -> None:
-    """Write `n` drawn faces as a tree of IMDb-crop (see `write_tree`), and the troubles of the real one beside them.
+    """Write drawn faces like IMDb-crop (see `write_tree`), with faults like those of the real one.
 
-    For each hundred faces there is one record without a face, one with two, one with a low score and one of an age
-    that nobody has; for each 800 a file that is missing, one that is blank, one cut short, one that is a copy, and a
-    path that leads upwards. Raises UserError as `synthetic_faces` does.
+    For every 100 faces there is one record without a face, one with two faces, one with a low score, and one with an
+    impossible age. For every 800 faces there is one missing file, one blank image, one truncated file, one copy, and
+    one path that leads upwards.
+
+    Args:
+        root: The folder to write into.
+        n: How many faces, 1 or more.
+        size: Their height and width in pixels, 32 or more.
+        seed: Another seed draws other faces.
+
+    Raises:
+        UserError: if `n` or `size` is too small.
     """
     write_tree(root, "imdb", _photos(n, size, seed))
 
@@ -63,14 +80,14 @@ def _photos(n: int, size: int, seed: int) -> Iterator[Photo]:
         yield nobody._replace(path=f"../{i}.jpg")
 
 
-def _jpeg(pixels: np.ndarray) -> bytes:
+def _jpeg(pixels: UInt8[np.ndarray, "size size 3"]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=95, subsampling=0)
     return file.getvalue()
 
 
-def _batches(n: int, size: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Images and ages, a few at a time."""
+def _batches(n: int, size: int, seed: int) -> Iterator[tuple[StoredImages, Years]]:
+    """Images and ages, `_BATCH` at a time."""
     if n < 1 or size < 32:
         raise UserError(f"{n} drawn faces of {size} px: at least one face and 32 px are needed")
     for start in range(0, n, _BATCH):

@@ -1,4 +1,4 @@
-"""Writes trees laid out as IMDB-WIKI's crops are: `imdb.mat` and folders of JPEG files."""
+"""Write images in the layout of IMDB-WIKI's crops: `imdb.mat` and folders of JPEG files."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
@@ -9,6 +9,8 @@ import numpy as np
 import scipy.io
 
 from jaxage.data.importers.imdb_wiki import MATLAB_EPOCH, Collection
+from jaxage.types import Json
+from jaxage.utils.files import atomic_write
 
 _DTYPES = {"dob": np.int32, "photo_taken": np.uint16}
 _GENDER = {"female": 0.0, "male": 1.0}
@@ -16,7 +18,7 @@ _WHOLE_PICTURE = np.array([[1.0, 1.0, 1.0, 1.0]])
 
 
 class Photo(NamedTuple):
-    """One record. `image` is the file's bytes, None for a file that is missing; `path` overrides where it lies."""
+    """One record. `image` is the file's bytes, None if the file is missing; `path` overrides its place."""
 
     image: bytes | None
     age: int
@@ -28,8 +30,15 @@ class Photo(NamedTuple):
 
 
 def write_tree(root: Path, collection: Collection, photos: Iterable[Photo]) -> None:
-    """Write the images below `root`, and then `imdb.mat` or `wiki.mat`, in which both age formulas find `age` or one
-    year more. Memory does not grow with the images.
+    """Write the images below `root`, and then `imdb.mat` or `wiki.mat`.
+
+    From that file the age formula "midyear" gives each photo's `age`, and "year" gives the same or one year more.
+    Memory does not grow with the number of images.
+
+    Args:
+        root: The folder to write into.
+        collection: "imdb" or "wiki".
+        photos: The records, in their order.
     """
     columns: dict[str, list[Any]] = {}
     for number, photo in enumerate(photos):
@@ -47,7 +56,7 @@ def write_tree(root: Path, collection: Collection, photos: Iterable[Photo]) -> N
     write_mat(root / f"{collection}.mat", collection, columns)
 
 
-def _record(collection: Collection, number: int, photo: Photo) -> dict[str, Any]:
+def _record(collection: Collection, number: int, photo: Photo) -> Json:
     month, day, taken = 1 + number % 12, 1 + number % 28, 1975 + number % 40
     year = taken - photo.age - (month >= 7)
     who = f"nm{photo.person:07}_rm{number}" if collection == "imdb" else f"{photo.person}"
@@ -67,8 +76,12 @@ def _record(collection: Collection, number: int, photo: Photo) -> dict[str, Any]
 
 
 def write_mat(path: Path, collection: str, fields: Mapping[str, Sequence[Any]]) -> Path:
-    """Write a struct of these fields as the published files have them, cells for what is no number; renamed into place
-    when whole.
+    """Write a .mat file with a struct, in the form of the published files; it appears whole or not at all.
+
+    Args:
+        path: The file.
+        collection: The name of the struct.
+        fields: Its columns; what is no number becomes a cell.
     """
     struct = np.empty((1, 1), [(name, object) for name in fields])
     for name, values in fields.items():
@@ -76,8 +89,6 @@ def write_mat(path: Path, collection: str, fields: Mapping[str, Sequence[Any]]) 
         cells[:] = values
         numeric = bool(len(values)) and isinstance(values[0], int | float | np.number)
         struct[name][0, 0] = (cells.astype(_DTYPES.get(name, np.float64)) if numeric else cells)[None]
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    with atomic_write(path) as file:
         scipy.io.savemat(file, {collection: struct}, do_compression=True)
-    partial.replace(path)
     return path

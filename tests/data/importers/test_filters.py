@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxage.data.importers.filters import Criteria, funnel, funnel_table
+from jaxage.data.importers.filters import Criteria, filter_records
 from jaxage.data.importers.imdb_wiki import Metadata, parse_metadata
+from jaxage.data.importers.importer import funnel_table
 from jaxage.types import UserError
 from tests.data.mat import write_mat
 
@@ -22,7 +23,7 @@ def metadata(tmp_path_factory: pytest.TempPathFactory) -> Metadata:
 
 
 def test_each_criterion_drops_its_own_in_order(metadata: Metadata) -> None:
-    kept, steps = funnel(metadata, replace(ALL, min_face_score=3.6, max_age=100), 0)
+    kept, steps = filter_records(metadata, replace(ALL, min_face_score=3.6, max_age=100), 0)
     assert kept.tolist() == [False, True, False, True, False]
     assert steps == [
         ("records", 5, 0),
@@ -43,17 +44,17 @@ def test_a_fraction_lies_within_a_larger_one_and_follows_the_seed(fraction: floa
     metadata = Metadata(
         paths, paths, numbers, numbers * 0, numbers + 50, np.ones(n), np.full(n, 5.0), np.full(n, np.nan)
     )
-    some, steps = funnel(metadata, Criteria(fraction=fraction), seed)
-    more, _ = funnel(metadata, Criteria(fraction=min(1.0, fraction + 0.2)), seed)
+    some, steps = filter_records(metadata, Criteria(fraction=fraction), seed)
+    more, _ = filter_records(metadata, Criteria(fraction=min(1.0, fraction + 0.2)), seed)
     assert not (some & ~more).any()
     assert abs(some.mean() - fraction) < 0.15
     assert steps[-1].kept == some.sum()
-    other, _ = funnel(metadata, Criteria(fraction=fraction), seed + 1)
+    other, _ = filter_records(metadata, Criteria(fraction=fraction), seed + 1)
     assert fraction > 0.97 or (some != other).any()
 
 
 def test_settings_out_of_range_are_named() -> None:
-    for wrong, word in ({"fraction": 0.0}, "--fraction"), ({"min_age": 50, "max_age": 18}, "--min-age 50"):
+    for wrong, word in ({"fraction": 0.0}, "fraction"), ({"min_age": 50, "max_age": 18}, "min_age 50"):
         with pytest.raises(UserError, match=word):
             Criteria(**wrong)
 
@@ -68,6 +69,6 @@ def test_the_counts_of_the_real_wiki(score: float, kept: int) -> None:
     assert (ages.min(), ages.max()) == (-74, 1996)
     assert ((ages >= 0) & (ages <= 100)).sum() == 60547
     assert np.isnan(metadata.second_face_score).sum() == 58232
-    _, steps = funnel(metadata, Criteria(min_face_score=score, fraction=1.0), 0)
+    _, steps = filter_records(metadata, Criteria(min_face_score=score, fraction=1.0), 0)
     assert steps[:2] == [("records", 62328, 0), ("face", 44312, 18016)]
     assert steps[4].kept == kept

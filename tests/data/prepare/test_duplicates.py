@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxage.data.decode import decode_image
-from jaxage.data.files import open_source
+from jaxage.data.files import open_files
 from jaxage.data.importers.csv_file import read_csv
 from jaxage.data.prepare.duplicates import NEAR, copies, fingerprint, join, near_pairs
 from jaxage.data.synthetic.faces import synthetic_faces
@@ -88,7 +88,7 @@ def test_near_duplicates_of_real_faces() -> None:
     records = read_csv(folder / "utkface.csv")
     names, counts = np.unique(records.identity, return_counts=True)
     twice = np.flatnonzero(np.isin(records.identity, names[counts == 2]))
-    with open_source(folder / "utkface.tar") as read, ThreadPoolExecutor(2) as pool:
+    with open_files(folder / "utkface.tar") as read, ThreadPoolExecutor(2) as pool:
         prints = np.stack(
             list(pool.map(lambda path: fingerprint(decode_image(read(path), 64)), records.path[twice].tolist()))
         )

@@ -1,6 +1,7 @@
 """From trees, tars and CSV files with every trouble planted in them to datasets that load, or an error saying why."""
 
 import csv
+import io
 import json
 import os
 import random
@@ -10,8 +11,9 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +24,40 @@ from filelock import FileLock
 from PIL import Image
 
 import jaxage.data.prepare.pipeline
-from jaxage.cli import main
-from jaxage.data.dataset import load_dataset
+from jaxage.data.dataset import LoadOptions, load_dataset
 from jaxage.data.decode import decode_image
-from jaxage.data.importers.csv_file import read_csv
+from jaxage.data.importers.csv_file import CSV, CsvOptions, read_csv
 from jaxage.data.importers.filters import Criteria
-from jaxage.data.prepare.options import Options
-from jaxage.data.prepare.pipeline import prepare_crops, prepare_csv
+from jaxage.data.importers.imdb_crops import IMDB_CROP, CropsOptions
+from jaxage.data.importers.importer import FilterStep, ImportedFaces, Importer
+from jaxage.data.prepare.checked import CheckedFaces
+from jaxage.data.prepare.options import PrepareOptions
+from jaxage.data.prepare.output import unfinished_folder
+from jaxage.data.prepare.pipeline import prepare_dataset
 from jaxage.data.prepare.verify import InvalidImage, ValidImage
 from jaxage.data.prepared import open_prepared
-from jaxage.data.records import DataError
+from jaxage.data.records import DataError, make_records
 from jaxage.data.splits import leakage
 from jaxage.data.synthetic.imdb_layout import write_tree
+from jaxage.types import Log
 from tests.crops import IMAGE_TRAPS, TRAPS, photos
 from tests.faces import write_faces
 
 FACES = 60
 ALL = Criteria(fraction=1.0)
-LENIENT = Options(max_bad=0.3)
+LENIENT = PrepareOptions(max_bad=0.3)
 
 
 def quiet(_: str) -> None:
     pass
+
+
+def prepare_tree(root: Path, options: PrepareOptions, log: Log = quiet, metadata_only: bool = False) -> Path:
+    return prepare_dataset(IMDB_CROP, CropsOptions(root, ALL, metadata_only), options, log=log)
+
+
+def prepare_csv(file: Path, options: PrepareOptions) -> Path:
+    return prepare_dataset(CSV, CsvOptions(file), options, log=quiet)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +70,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def out(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared") / "imdb"
-    return prepare_crops("imdb", tree, ALL, replace(LENIENT, out=folder, split="identity"), log=quiet)
+    return prepare_tree(tree, replace(LENIENT, out=folder, split="identity"))
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -130,22 +144,77 @@ def test_training_reads_the_same_pixels(out: Path, tree: Path, tmp_path: Path) -
 
 def test_a_second_start_reads_no_image(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_dataset(out, 40, cache=tmp_path)
-    monkeypatch.setattr("jaxage.data.dataset.decode_image", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("jaxage.data.image_cache.decode_image", lambda *_, **__: pytest.fail("decoded"))
     again = load_dataset(out, 40, cache=tmp_path)
     assert again.sha256 == first.sha256
 
 
-def test_pictures(out: Path) -> None:
-    for name in ("ages.png", "sample.png"):
-        with Image.open(out / name) as picture:
-            assert min(picture.size) > 500
+def test_what_is_added_before_publishing_appears_with_the_dataset(tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def add(folder: Path, faces: CheckedFaces) -> None:
+        assert not out.exists()
+        assert len(faces.records) == FACES
+        (folder / "added.txt").write_text("more")
+
+    prepare_dataset(IMDB_CROP, CropsOptions(tree, ALL), replace(LENIENT, out=out), add, quiet)
+    assert (out / "added.txt").read_text() == "more"
+
+    def fail(folder: Path, faces: CheckedFaces) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_dataset(IMDB_CROP, CropsOptions(tree, ALL), replace(LENIENT, out=tmp_path / "none"), fail, quiet)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@dataclass(frozen=True)
+class NoiseOptions:
+    """Noise, for tests."""
+
+    count: int = 20
+    """How many images."""
+
+
+@contextmanager
+def open_noise(source: NoiseOptions, seed: int) -> Iterator[ImportedFaces]:
+    rng = np.random.default_rng(seed)
+    images = {f"{i}.png": png(rng.integers(0, 256, (40, 40, 3), np.uint8)) for i in range(source.count)}
+    records = make_records(list(images), [float(i) for i in range(source.count)])
+    yield ImportedFaces(
+        name="noise",
+        folder=Path("nowhere"),
+        records=records,
+        face_score=np.full(source.count, np.nan, np.float32),
+        read=images.__getitem__,
+        steps=[FilterStep("records", source.count, 0)],
+        about={"source": "noise", "source_sha256": "0", "age_formula": "given"},
+        settings={"count": source.count},
+    )
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_an_importer_of_ones_own(tmp_path: Path) -> None:
+    importer = Importer("noise", "Noise.", NoiseOptions, open_noise, tfds_name="noise", citation="@misc{noise}")
+    out = prepare_dataset(importer, NoiseOptions(30), PrepareOptions(tmp_path / "out"), log=quiet)
+    assert manifest(out)["settings"]["count"] == 30
+    info = tfds.builder_from_directory(out).info
+    assert (info.name, info.citation, info.redistribution_info.license) == ("noise", "@misc{noise}", importer.terms)
+    assert load_dataset(out, 32, cache=tmp_path / "cache").images.shape == (30, 32, 32, 3)
+    with pytest.raises(DataError, match="another settings"):
+        prepare_dataset(importer, NoiseOptions(31), PrepareOptions(out), log=quiet)
 
 
 def test_the_same_from_a_tar_that_stays_packed(tree: Path, out: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "imdb_crop.tar", "w") as tar:
         tar.add(tree, "imdb_crop")
     options = replace(LENIENT, split="identity")
-    made = prepare_crops("imdb", tmp_path, ALL, options, log=quiet)
+    made = prepare_tree(tmp_path, options)
     assert made == tmp_path / "imdb_crop-prepared"
     assert contents(made) == contents(out)
     assert manifest(made)["source_sha256"] == manifest(out)["source_sha256"]
@@ -155,26 +224,26 @@ def test_the_same_from_a_tar_that_stays_packed(tree: Path, out: Path, tmp_path: 
 def test_metadata_alone_and_then_all(tree: Path, tmp_path: Path) -> None:
     said: list[str] = []
     options = replace(LENIENT, out=tmp_path / "out")
-    prepare_crops("imdb", tree / "imdb.mat", ALL, options, metadata_only=True, log=said.append)
+    prepare_tree(tree / "imdb.mat", options, metadata_only=True, log=said.append)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
     names = [line[:12].strip() for line in said[0].splitlines()[1:]]
     assert names == ["records", "face", "single face", "face score", "age", "fraction"]
     assert sum(manifest(tmp_path / "out")["splits"].values()) == manifest(tmp_path / "out")["funnel"][-1]["kept"]
-    with pytest.raises(DataError, match="without --metadata-only"):
+    with pytest.raises(DataError, match="only with its metadata"):
         load_dataset(tmp_path / "out", 40, cache=tmp_path / "cache")
-    prepare_crops("imdb", tree, ALL, options, log=quiet)
+    prepare_tree(tree, options)
     assert len(load_dataset(tmp_path / "out", 40, cache=tmp_path / "cache").records) == FACES
 
 
 def test_too_many_bad_images_stop_and_are_all_listed(tree: Path, tmp_path: Path) -> None:
-    options = Options(out=tmp_path / "out", max_bad=0.05)
-    with pytest.raises(DataError, match=r"21 of 87 images .*--max-bad 0\.05") as error:
-        prepare_crops("imdb", tree, ALL, options, log=quiet)
+    options = PrepareOptions(out=tmp_path / "out", max_bad=0.05)
+    with pytest.raises(DataError, match=r"21 of 87 images .*max_bad 0\.05") as error:
+        prepare_tree(tree, options)
     assert str(tmp_path / "out" / "quarantine.csv") in str(error.value)
     assert len(lines(tmp_path / "out" / "quarantine.csv")) == sum(IMAGE_TRAPS.values())
     with pytest.raises(DataError, match=r"holds no manifest\.json"):
         load_dataset(tmp_path / "out", 40, cache=tmp_path / "cache")
-    prepare_crops("imdb", tree, ALL, replace(options, max_bad=0.3), log=quiet)
+    prepare_tree(tree, replace(options, max_bad=0.3))
     assert manifest(tmp_path / "out")["images"][-1]["kept"] == FACES
 
 
@@ -182,40 +251,37 @@ def test_what_is_there_is_not_made_again_nor_overwritten(tree: Path, out: Path, 
     said: list[str] = []
     options = replace(LENIENT, out=out, split="identity")
     before = contents(out)
-    prepare_crops("imdb", tree, ALL, options, log=said.append)
+    prepare_tree(tree, options, log=said.append)
     assert "prepared already" in said[0]
     with pytest.raises(DataError, match="another settings"):
-        prepare_crops("imdb", tree, ALL, replace(options, seed=1), log=quiet)
+        prepare_tree(tree, replace(options, seed=1))
     assert contents(out) == before
     (tmp_path / "thesis.txt").write_text("dear")
     with pytest.raises(DataError, match="not empty"):
-        prepare_crops("imdb", tree, ALL, replace(options, out=tmp_path), log=quiet)
+        prepare_tree(tree, replace(options, out=tmp_path))
     assert (tmp_path / "thesis.txt").read_text() == "dear"
 
 
-def test_counting_and_drawing_harm_nothing_that_is_there(tree: Path, out: Path, tmp_path: Path) -> None:
+def test_counting_harms_nothing_that_is_there(tree: Path, out: Path, tmp_path: Path) -> None:
     before = contents(out), manifest(out)
     with pytest.raises(DataError, match="another settings"):
-        prepare_crops("imdb", tree, ALL, replace(LENIENT, out=out, seed=9), metadata_only=True, log=quiet)
+        prepare_tree(tree, replace(LENIENT, out=out, seed=9), metadata_only=True)
     assert (contents(out), manifest(out)) == before
-    mat = (tree / "imdb.mat").read_bytes()
-    with pytest.raises(SystemExit, match="not an empty folder"):
-        main(["prepare", "synthetic", "--root", str(tree), "--faces", "4"])
-    assert (tree / "imdb.mat").read_bytes() == mat
 
 
 def test_one_that_was_finished_meanwhile_is_kept(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = replace(LENIENT, out=tmp_path / "out")
-    parse = jaxage.data.prepare.pipeline.parse_metadata
 
-    def slow(*arguments: Any) -> Any:
-        monkeypatch.setattr(jaxage.data.prepare.pipeline, "parse_metadata", parse)
-        prepare_crops("imdb", tree, ALL, options, log=quiet)
-        return parse(*arguments)
+    @contextmanager
+    def late(out: Path) -> Iterator[Path]:
+        monkeypatch.setattr(jaxage.data.prepare.pipeline, "unfinished_folder", unfinished_folder)
+        prepare_tree(tree, options)
+        with unfinished_folder(out) as work:
+            yield work
 
-    monkeypatch.setattr(jaxage.data.prepare.pipeline, "parse_metadata", slow)
+    monkeypatch.setattr(jaxage.data.prepare.pipeline, "unfinished_folder", late)
     said: list[str] = []
-    prepare_crops("imdb", tree, ALL, options, log=said.append)
+    prepare_tree(tree, options, said.append)
     assert "prepared already" in said[-1]
     assert len(open_prepared(tmp_path / "out").records) == FACES
 
@@ -225,20 +291,20 @@ def test_a_link_and_the_folder_one_is_in_may_be_the_place(
 ) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "link"), log=quiet) == tmp_path / "real"
+    assert prepare_tree(tree, replace(LENIENT, out=tmp_path / "link")) == tmp_path / "real"
     assert len(open_prepared(tmp_path / "link").records) == FACES
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    prepare_crops("imdb", tree, ALL, replace(LENIENT, out=Path()), log=quiet)
+    prepare_tree(tree, replace(LENIENT, out=Path()))
     assert len(open_prepared(tmp_path / "here").records) == FACES
 
 
 def test_a_random_folder_is_not_taken_for_one_divided_by_people(tree: Path, tmp_path: Path) -> None:
     """Asked for, it is divided anew, and the images are the same."""
-    prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "out"), log=quiet)
+    prepare_tree(tree, replace(LENIENT, out=tmp_path / "out"))
     kept = load_dataset(tmp_path / "out", 40, cache=tmp_path / "cache")
-    same = load_dataset(tmp_path / "out", 40, split="random", seed=9, cache=tmp_path / "cache")
-    anew = load_dataset(tmp_path / "out", 40, split="identity", cache=tmp_path / "cache")
+    same = load_dataset(tmp_path / "out", 40, cache=tmp_path / "cache", options=LoadOptions("random", 9))
+    anew = load_dataset(tmp_path / "out", 40, cache=tmp_path / "cache", options=LoadOptions("identity"))
     assert (kept.split, same.split, anew.split) == ("random", "random", "identity")
     assert (kept.records.split == same.records.split).all()
     assert leakage(kept.records)["test_images_seen"] > 0 == leakage(anew.records)["test_images_seen"]
@@ -247,10 +313,10 @@ def test_a_random_folder_is_not_taken_for_one_divided_by_people(tree: Path, tmp_
     assert kept.sha256 == same.sha256 != anew.sha256
 
 
-def test_two_at_once(tree: Path, tmp_path: Path) -> None:
+def test_the_second_at_once_is_refused(tree: Path, tmp_path: Path) -> None:
     (tmp_path / ".out.partial").mkdir()
     with FileLock(tmp_path / ".out.partial" / ".lock"), pytest.raises(DataError, match="by another process"):
-        prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "out"), log=quiet)
+        prepare_tree(tree, replace(LENIENT, out=tmp_path / "out"))
 
 
 def test_a_file_that_changes_meanwhile_leaves_nothing(
@@ -266,7 +332,7 @@ def test_a_file_that_changes_meanwhile_leaves_nothing(
 
     monkeypatch.setattr(jaxage.data.prepare.pipeline, "verify_images", meddling)
     with pytest.raises(DataError, match="has changed since it was checked"):
-        prepare_crops("imdb", tmp_path / "tree", ALL, replace(LENIENT, out=tmp_path / "out"), log=quiet)
+        prepare_tree(tmp_path / "tree", replace(LENIENT, out=tmp_path / "out"))
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
 
 
@@ -282,7 +348,7 @@ def test_a_csv_keeps_its_splits_and_shows_their_leaks(tmp_path: Path) -> None:
             for row, split, gender in zip(rows, splits, genders, strict=True)
         )
     )
-    made = prepare_csv(table, Options(), log=quiet)
+    made = prepare_csv(table, PrepareOptions())
     assert made == tmp_path / "faces-prepared"
     about = manifest(made)
     assert about["splits"] == {"train": 6, "validation": 3, "test": 3}
@@ -301,12 +367,12 @@ def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
     anew = [(row["path"].replace("faces/", "faces/gray-"), row["age"]) for row in rows[:40]]
     named = [(row["path"], row["age"]) for row in rows]
     table.write_text("path,age,identity\n" + "".join(f"{path},{age},\n" for path, age in named + anew))
-    made = prepare_csv(table, Options(), log=quiet)
+    made = prepare_csv(table, PrepareOptions())
     assert manifest(made)["near_duplicates"]["pairs"] >= 40
     split = dict(zip((records := read_csv(made / "faces.csv")).path, records.split, strict=True))
     assert any(split[path] != split[old["path"]] for (path, _), old in zip(anew, rows, strict=False))  # random
     shutil.rmtree(made)
-    made = prepare_csv(table, Options(split="identity"), log=quiet)
+    made = prepare_csv(table, PrepareOptions(split="identity"))
     split = dict(zip((records := read_csv(made / "faces.csv")).path, records.split, strict=True))
     assert all(split[path] == split[old["path"]] for (path, _), old in zip(anew, rows, strict=False))
 
@@ -351,7 +417,7 @@ def test_a_damaged_folder_is_named(out: Path, tmp_path: Path, name: str) -> None
     shutil.copytree(out, tmp_path / "copy")
     damage(tmp_path / "copy")
     with pytest.raises(DataError, match=words):
-        load_dataset(tmp_path / "copy", 40, cache=tmp_path / "cache", max_bad=0.0)
+        load_dataset(tmp_path / "copy", 40, cache=tmp_path / "cache", options=LoadOptions(max_bad=0.0))
 
 
 def test_a_moved_folder_still_reads(out: Path, tmp_path: Path) -> None:
@@ -363,16 +429,14 @@ def test_a_moved_folder_still_reads(out: Path, tmp_path: Path) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from jaxage.data.importers.filters import Criteria
-from jaxage.data.prepare.options import Options
-from jaxage.data.prepare.pipeline import prepare_crops
+from tests.data.prepare.test_pipeline import LENIENT, prepare_tree, replace
 print("ready", flush=True)
-prepare_crops("imdb", Path(sys.argv[1]), Criteria(fraction=1.0), Options(Path(sys.argv[2]), max_bad=0.3))
+prepare_tree(Path(sys.argv[1]), replace(LENIENT, out=Path(sys.argv[2])))
 """
 
 
 def test_killed_at_random_moments_and_started_again(tree: Path, tmp_path: Path) -> None:
-    whole = prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "whole"), log=quiet)
+    whole = prepare_tree(tree, replace(LENIENT, out=tmp_path / "whole"))
     chance = random.Random(int(time.time()))
     for _ in range(4):
         command = [sys.executable, "-c", CHILD, str(tree), str(tmp_path / "killed")]
@@ -384,23 +448,13 @@ def test_killed_at_random_moments_and_started_again(tree: Path, tmp_path: Path) 
         if (tmp_path / "killed").exists():
             assert contents(tmp_path / "killed") == contents(whole)
             shutil.rmtree(tmp_path / "killed")
-    prepare_crops("imdb", tree, ALL, replace(LENIENT, out=tmp_path / "killed"), log=quiet)
+    prepare_tree(tree, replace(LENIENT, out=tmp_path / "killed"))
     assert contents(tmp_path / "killed") == contents(whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
 
 
 def test_nothing_kept_says_what_to_do(tree: Path, tmp_path: Path) -> None:
-    options = Options(out=tmp_path / "out")
-    with pytest.raises(DataError, match="lower --min-face-score"):
-        prepare_crops("imdb", tree, Criteria(min_face_score=99.0), options, log=quiet)
+    options = PrepareOptions(out=tmp_path / "out")
+    with pytest.raises(DataError, match="lower min_face_score"):
+        prepare_dataset(IMDB_CROP, CropsOptions(tree, Criteria(min_face_score=99.0)), options, log=quiet)
     assert not (tmp_path / "out").exists()
-
-
-def test_the_command_on_the_real_wiki(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if "JAXAGE_TEST_DATA" not in os.environ:
-        pytest.skip("set JAXAGE_TEST_DATA to the folder with wiki.mat")
-    mat = Path(os.environ["JAXAGE_TEST_DATA"], "wiki.mat")
-    options = ["--out", str(tmp_path / "out"), "--fraction", "1", "--min-face-score", "1", "--metadata-only"]
-    main(["prepare", "wiki-crop", "--root", str(mat), *options])
-    assert "38,874" in capsys.readouterr().out
-    assert [step["kept"] for step in manifest(tmp_path / "out")["funnel"]] == [62328, 44312, 40216, 38923, 38874, 38874]

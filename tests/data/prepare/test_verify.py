@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jaxage.data.files import open_source
+from jaxage.data.files import open_files
 from jaxage.data.prepare.verify import STEPS, InvalidImage, ValidImage, verify_images
 
 
@@ -51,7 +51,7 @@ def test_every_fault_has_its_step_and_reason(tmp_path: Path) -> None:
         "a\\b": "safe path: holds a backslash",
         "/etc/passwd": "safe path: is absolute",
     }
-    with open_source(tmp_path) as read, ThreadPoolExecutor(2) as pool:
+    with open_files(tmp_path) as read, ThreadPoolExecutor(2) as pool:
         findings = verify_images(read, list(expected), 45, pool)
     for (path, reason), finding in zip(expected.items(), findings, strict=True):
         if isinstance(finding, InvalidImage):

@@ -1,0 +1,183 @@
+"""Decoded images on disk: each set of files is decoded once and found again by the hash of its contents."""
+
+import hashlib
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import PIL
+from jaxtyping import UInt8
+
+from jaxage.data.decode import ImageError, decode_image, strict_warnings
+from jaxage.data.files import ReadImage
+from jaxage.data.parallel import in_order
+from jaxage.data.records import DataError, Failure
+from jaxage.types import InputContract, StoredImages
+from jaxage.utils.files import atomic_write, rename_folder, write_json
+
+FAILURES = "failures.json"
+_IMAGES = "images.npy"
+_DECODER = f"jaxage decoded images, version 1, pillow {PIL.__version__}"
+_STALE_SECONDS = 3600
+
+Pixels = UInt8[np.ndarray, "size size 3"]
+
+
+class ImageFile(NamedTuple):
+    """A file's path, and its SHA-256 or why it cannot be read."""
+
+    path: str
+    digest: str | Failure
+
+
+class DecodedImages(NamedTuple):
+    """What was decoded, and where it is kept.
+
+    folder: holds `images.npy` and `failures.json`.
+    images: a read-only memory map of the images that could be decoded, in the order of the files.
+    failures: the other files, in their order.
+    """
+
+    folder: Path
+    images: StoredImages
+    failures: tuple[Failure, ...]
+
+
+def hash_files(read: ReadImage, paths: Sequence[str], pool: ThreadPoolExecutor) -> list[ImageFile]:
+    """The SHA-256 of every file, or why it cannot be read, in the order of the paths."""
+    return list(in_order(pool, partial(_hash_file, read), paths, "reading"))
+
+
+def load_images(
+    read: ReadImage,
+    files: Sequence[ImageFile],
+    size: int,
+    contract: InputContract,
+    cache: Path,
+    pool: ThreadPoolExecutor,
+) -> DecodedImages:
+    """The decoded images that `cache` holds for these files; they are decoded now if it does not hold them.
+
+    They lie in `cache/KEY`, renamed into place when complete. KEY is the SHA-256 of JSON lines: the decoder's version
+    and the size (and interpolation and crop where they are not the default), then path and SHA-256 of every file.
+    Memory does not grow with the number of images.
+
+    Args:
+        read: Reads the files.
+        files: The files, in the order of the result.
+        size: Height and width of the result in pixels.
+        contract: How images are resized and cropped (see `decode_image`).
+        cache: The folder for all entries.
+        pool: The threads that decode.
+
+    Raises:
+        DataError: if the cache cannot be written, or a file has changed since it was hashed.
+    """
+    form = (contract.interpolation, contract.crop)
+    head = [_DECODER, size, *(() if form == (InputContract().interpolation, InputContract().crop) else form)]
+    contents = ([file.path, None if isinstance(file.digest, Failure) else file.digest] for file in files)
+    folder = cache / hash_json([head, *contents])
+    remove_stale(cache)
+    entry = _find(folder, len(files), size)
+    if entry is None:
+        with strict_warnings():
+            decoded = in_order(pool, partial(_decode, read, size, contract), files, "decoding")
+            entry = _build(folder, len(files), size, decoded)
+    return entry._replace(folder=folder)
+
+
+def hash_json(lines: Iterable[Sequence[Any]]) -> str:
+    """SHA-256 of the values as lines of JSON."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(json.dumps(line).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def remove_stale(cache: Path) -> None:
+    """Remove unfinished entries that nobody has written to for an hour: killed processes leave them."""
+    for unfinished in cache.glob(".*"):
+        with suppress(OSError):
+            newest = max(path.stat().st_mtime for path in (unfinished, *unfinished.glob("*")))
+            if time.time() - newest > _STALE_SECONDS:
+                shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
+
+
+def _hash_file(read: ReadImage, path: str) -> ImageFile:
+    try:
+        return ImageFile(path, hashlib.sha256(read(path)).hexdigest())
+    except FileNotFoundError:
+        return ImageFile(path, Failure(path, "missing"))
+    except OSError as error:
+        return ImageFile(path, Failure(path, error.strerror or str(error)))
+
+
+def _decode(read: ReadImage, size: int, contract: InputContract, file: ImageFile) -> Pixels | Failure:
+    if isinstance(file.digest, Failure):
+        return file.digest
+    data = read(file.path)
+    if hashlib.sha256(data).hexdigest() != file.digest:
+        raise OSError(f"{file.path} has changed since it was first read")
+    try:
+        return decode_image(data, size, interpolation=contract.interpolation, crop=contract.crop)
+    except ImageError as error:
+        return Failure(file.path, str(error))
+
+
+def _find(folder: Path, count: int, size: int) -> DecodedImages | None:
+    """The entry for `count` files, or None if there is none or it is damaged."""
+    try:
+        failures = tuple(Failure(**fault) for fault in json.loads((folder / FAILURES).read_text(encoding="utf-8")))
+        images = np.lib.format.open_memmap(folder / _IMAGES, mode="r")
+        length = (folder / _IMAGES).stat().st_size
+    except (OSError, ValueError, TypeError):
+        return None
+    fits = images.dtype == np.uint8 and images.shape == (count - len(failures), size, size, 3)
+    return DecodedImages(folder, images, failures) if fits and length == images.offset + images.nbytes else None
+
+
+def _build(folder: Path, count: int, size: int, decoded: Iterable[Pixels | Failure]) -> DecodedImages:
+    """Write an entry beside `folder` and rename it; a valid one that another process has put there meanwhile stays."""
+    unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        unfinished.mkdir(parents=True)
+        _write(unfinished, count, size, decoded)
+        entry = _find(unfinished, count, size)
+        if entry is None:
+            raise OSError("verification failed: the file differs from what was written")
+        if _find(folder, count, size) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            rename_folder(unfinished, folder)
+        return entry
+    except OSError as error:
+        raise DataError(f"images could not be decoded into {folder.parent}: {error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write(folder: Path, count: int, size: int, decoded: Iterable[Pixels | Failure]) -> None:
+    failures = []
+    with atomic_write(folder / _IMAGES) as file:
+        _write_header(file, count, size)
+        for result in decoded:
+            if isinstance(result, Failure):
+                failures.append(asdict(result))
+            else:
+                file.write(result.data)
+        file.seek(0)
+        _write_header(file, count - len(failures), size)  # NumPy pads it to the same length
+    write_json(folder / FAILURES, failures)
+
+
+def _write_header(file: IO[bytes], count: int, size: int) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
+    np.lib.format.write_array_header_1_0(file, header)
