@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxage.losses import Objective, make_objective
+from jaxage.losses import LOSSES, Objective, make_objective
 from jaxage.models.registry import Model, create_model
 from jaxage.pretrained.safetensors_io import read_variables, write_variables
 from jaxage.types import Arch, Dtype, LossName, UserError, Variables
@@ -59,11 +59,7 @@ def export_model(folder: Path, variables: Variables, contract: ModelConfig, card
     leaves = {name: _to_numpy(tree) for name, tree in variables.items()}
     write_variables(folder / "model.safetensors", leaves, {"arch": contract.arch})
     write_text(folder / "README.md", card)
-    outputs = contract.objective().outputs
-    output = {
-        "outputs": outputs,
-        "age": "softmax-weighted mean of 0, 1, ..." if outputs > 1 else "z * age_std + age_mean",
-    }
+    output = {"outputs": contract.objective().outputs, "age": LOSSES[contract.loss].formula}
     write_json(folder / "model.json", asdict(contract) | {"input": _INPUT, "output": output})
 
 

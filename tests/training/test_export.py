@@ -47,7 +47,7 @@ def test_the_contract_says_all_that_another_program_needs(folder: Path) -> None:
             "interpolation": "bilinear, antialiased",
             "crop": "centre square",
         },
-        "output": {"outputs": 1, "age": "z * age_std + age_mean"},
+        "output": {"outputs": 1, "age": "max(0, z * age_std + age_mean)"},
     }
 
 
