@@ -1,16 +1,19 @@
-"""Who is measured by the benchmark: a job of jaxage, and the same work in torch. A call does some, and waits for it."""
+"""Benchmark workloads: jaxage and its torch equivalent.
+
+Each method does a piece of work, waits until it is done, and returns the number of images.
+"""
 
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.stages import Compiled
 
-from jaxage.commands.benchmark.torch_baseline import Torch
+from jaxage.commands.benchmark.torch_baseline import TorchModel
 from jaxage.config import TrainConfig
 from jaxage.data.dataset import Dataset
 from jaxage.data.loader import DataLoader, step_batches
@@ -22,51 +25,54 @@ from jaxage.training.freeze import parse_trainable
 from jaxage.training.inputs import from_images
 from jaxage.training.predictor import predict_rows
 from jaxage.training.step import make_predict_step
-from jaxage.types import Arch, CacheFeatures, Dtype
+from jaxage.types import Arch, CacheFeatures, Dtype, Rows
 from jaxage.utils.sharding import block_if_multi_cpu, make_mesh, replicate, replicated
 
 
-def noise(n: int, size: int) -> Dataset:
-    """`n` images, 60 % of them to train and 20 % to validate: the speed does not depend on what they show."""
+class Case(NamedTuple):
+    """What is measured: a network, its trainable layers, images per step, and the dtype of the trunk."""
+
+    arch: Arch
+    trainable: str
+    batch_size: int
+    dtype: Dtype
+
+
+def random_dataset(n: int, size: int) -> Dataset:
+    """`n` random images, 60 % for training and 20 % for validation. The speed does not depend on what they show."""
     draw = np.random.default_rng(0)
     images = draw.integers(0, 256, (n, size, size, 3), np.uint8)
     splits = np.repeat(["train", "validation", "test"], [n - 2 * (n // 5), n // 5, n // 5])
     records = make_records([f"{i:06}.jpg" for i in range(n)], draw.uniform(0, 100, n).tolist(), split=splits.tolist())
-    return Dataset("noise", records, images, (), "noise", "given")
+    return Dataset("random images", records, images, (), "random images", "given")
 
 
 class JaxageWorkload:
-    """A job of jaxage, assembled as for a run but without mirrors; its state goes on from call to call.
+    """A training run of jaxage without mirrored images. Its state is kept from call to call.
 
-    start: the first unit that learns. compile_s: seconds. flops: of the step, for one image. step_bytes: of XLA's
-    temporary arrays on each device.
+    start: The first trainable unit.
+    compile_s: Seconds of compiling.
+    flops: Of the training step, per image.
+    step_bytes: XLA's temporary arrays of the training step, per device.
     """
 
-    def __init__(
-        self,
-        arch: Arch,
-        trainable: str,
-        data: Dataset,
-        batch_size: int,
-        dtype: Dtype,
-        cache_features: CacheFeatures,
-    ) -> None:
+    def __init__(self, case: Case, data: Dataset, cache_features: CacheFeatures) -> None:
         settings = TrainConfig(
-            arch=arch,
-            trainable=trainable,
+            arch=case.arch,
+            trainable=case.trainable,
             loss="l1",
             epochs=1,
-            batch_size=batch_size,
+            batch_size=case.batch_size,
             views=1,
             cache_features=cache_features,
-            dtype=dtype,
+            dtype=case.dtype,
             flip=False,
         )
-        self._data, self._batch = data, batch_size
-        self._contract = ModelConfig(arch, "l1", data.images.shape[1], 40.0, 20.0, dtype=dtype)
+        self._data, self._batch = data, case.batch_size
+        self._contract = ModelConfig(case.arch, "l1", data.images.shape[1], 40.0, 20.0, dtype=case.dtype)
         self.model = self._contract.model()
         self._variables = self.model.init(jax.random.key(0))
-        groups = parse_trainable(trainable, self._variables["params"])
+        groups = parse_trainable(case.trainable, self._variables["params"])
         job, self._state, facts = assemble(
             settings, Path(), data, self._contract, self._variables, groups, time.perf_counter(), lambda _: None
         )
@@ -83,12 +89,12 @@ class JaxageWorkload:
         self.step_bytes = compiled.memory_analysis().temp_size_in_bytes
 
     def train(self) -> int:
-        """One dispatch."""
+        """One dispatch of training steps."""
         self._steps(1)
         return self._count * self._batch
 
     def predict(self) -> int:
-        """One batch, or as many as a run predicts at once."""
+        """One batch of the size that a run predicts at once."""
         rows = np.resize(np.arange(len(self._data.records)), self._job.predict_batch)
         predict_rows(self._job.predict_step, self._state.average, self._job.inputs.loader, rows[:, None], len(rows))
         return len(rows)
@@ -103,7 +109,7 @@ class JaxageWorkload:
         return len(self._job.inputs.view_rows) + len(rows)
 
     def difference(self) -> float:
-        """Between predictions of a batch on this device and on the CPU in float32, with the first weights, in years."""
+        """The largest difference in years from predictions on the CPU in float32, with the initial weights."""
         rows = np.arange(self._batch)[:, None]
         here = predict_rows(self._job.predict_step, self._state.average, self._job.inputs.loader, rows, self._batch)
         exact = replace(self._contract, dtype="float32")
@@ -124,13 +130,12 @@ class JaxageWorkload:
 
 
 class TorchWorkload:
-    """The same in torch."""
+    """The same work in torch."""
 
-    def __init__(
-        self, arch: Arch, trainable: str, data: Dataset, batch_size: int, dtype: Dtype, *, compiled: bool
-    ) -> None:
-        self._torch = Torch(arch, trainable, data.images, data.records.age, dtype, compiled=compiled)
-        self._batch = batch_size
+    def __init__(self, case: Case, data: Dataset, *, compiled: bool) -> None:
+        images, ages = data.images, data.records.age
+        self._torch = TorchModel(case.arch, case.trainable, images, ages, case.dtype, compiled=compiled)
+        self._batch = case.batch_size
         self._parts = [data.records.rows_of(split) for split in ("train", "validation")]
 
     def train(self) -> int:
@@ -145,7 +150,7 @@ class TorchWorkload:
         """All training images, then the validation split."""
         return self._run(self._torch.train, self._parts[0]) + self._run(self._torch.predict, self._parts[1])
 
-    def _run(self, function: Callable[[np.ndarray], object], rows: np.ndarray) -> int:
+    def _run(self, function: Callable[[Rows], object], rows: Rows) -> int:
         for start in range(0, len(rows), self._batch):
             function(rows[start : start + self._batch])
         self._torch.wait()

@@ -30,12 +30,13 @@ def curve_panels(path: Path, histories: Mapping[str, Sequence[Sequence[Json]]]) 
     with matplotlib.rc_context(STYLE):
         figure, panels = _grid(len(histories), height=2.7)
         for axes, (name, runs) in zip(panels, histories.items(), strict=True):
+            place = "strength" if "strength" in runs[0][0] else "epoch"
             for seed, lines in enumerate(runs):
-                places = [float(line.get("strength", line["epoch"])) for line in lines]
+                places = [line[place] for line in lines]
                 values = [_or_nan(line["validation"]["mae"]) for line in lines]
                 color = LINE_COLORS[seed % len(LINE_COLORS)]
                 axes.plot(places, values, marker="o" if len(lines) < 15 else "", color=color)
-            if "strength" in runs[0][0]:
+            if place == "strength":
                 axes.set_xscale("log")
                 axes.xaxis.set_major_formatter(log_tick_labels())
                 axes.set_xlabel("ridge strength")
