@@ -16,7 +16,6 @@ from jaxage.data.load import load_data
 from jaxage.data.loader import step_batches
 from jaxage.data.sampler import epoch_batches
 from jaxage.report.plots import rates
-from jaxage.report.tables import write_csv
 from jaxage.training.build import build
 from jaxage.training.checkpoint import Checkpoint, open_checkpoints, restore_latest, save
 from jaxage.training.loop import Program, steps_per_epoch
@@ -24,6 +23,7 @@ from jaxage.training.run_folder import Run, RunName, create_run, open_run
 from jaxage.training.setup import check_settings, initialize
 from jaxage.training.state import TrainState
 from jaxage.types import Log, UserError
+from jaxage.utils.files import write_csv
 from jaxage.utils.sharding import block_if_multi_cpu, replicated
 
 _LOW, _HIGH = 1e-6, 1.0

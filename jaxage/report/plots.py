@@ -23,7 +23,7 @@ Steps = Float[np.ndarray, " steps"]
 AnyYears = Float[np.ndarray, " _"]
 
 
-def scatter(path: Path, prediction: Years, target: Years, scores: Mapping[str, float | None], title: str) -> None:
+def scatter(path: Path, prediction: Years, target: Years, scores: Json, title: str) -> None:
     """Plot predicted against true age, 1050 x 1050 pixels, with the line where both are equal.
 
     Up to 2,000 faces are drawn as points, more as hexagons colored by their number. Rows that are not finite are not
@@ -33,7 +33,7 @@ def scatter(path: Path, prediction: Years, target: Years, scores: Mapping[str, f
         path: The PNG file to write.
         prediction: Predicted ages.
         target: True ages.
-        scores: The headline metrics of `jaxage.metrics.METRICS` by name; they are printed in the plot.
+        scores: What `jaxage.metrics.summary` returned. The headline metrics are printed in the plot.
         title: The title of the plot.
 
     Raises:
@@ -167,7 +167,7 @@ def _oldest(*columns: AnyYears) -> float:
     return float(max(100, np.ceil(np.concatenate(columns).max(initial=0) / 10) * 10))
 
 
-def _print_scores(axes: Axes, scores: Mapping[str, float | None], count: int) -> None:
+def _print_scores(axes: Axes, scores: Json, count: int) -> None:
     shown = headlines()
     width = max(len(metric.title) for metric in shown.values())
     lines = [f"{m.title:<{width}} {m.format(scores.get(name))} {m.unit}" for name, m in shown.items()]

@@ -1,14 +1,12 @@
 """The texts of a run: tables for the screen, CSV files and the model card."""
 
-import csv
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
 from jaxage.data.records import Failure, Records
 from jaxage.metrics import METRICS, Metric, headlines
 from jaxage.types import Json, Years
-from jaxage.utils.files import write_text
+from jaxage.utils.files import write_csv
 
 _CARD = """\
 # {arch}, fine-tuned for age regression
@@ -97,15 +95,6 @@ def write_predictions(path: Path, records: Records, prediction: Years) -> None:
 def write_failures(path: Path, failures: Iterable[Failure]) -> None:
     """Write a CSV file `path,reason`, one line per image that could not be used."""
     write_csv(path, ("path", "reason"), ((failure.path, failure.reason) for failure in failures))
-
-
-def write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """Write a CSV file in UTF-8 with line feeds, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
 
 
 def _leakage(report: Json) -> str:

@@ -48,7 +48,7 @@ def test_the_contract_says_all_that_another_program_needs(folder: Path) -> None:
             "resize": "shorter side to image_size / crop, antialiased",
             "crop": "central square of image_size",
         },
-        "output": {"outputs": 1, "age": "z * age_std + age_mean, at least 0"},
+        "output": {"outputs": 1, "age": "max(0, z * age_std + age_mean)"},
     }
 
 

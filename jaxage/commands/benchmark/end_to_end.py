@@ -1,4 +1,4 @@
-"""Whole fine-tunings in processes of their own, from files to test metrics."""
+"""Time whole fine-tuning runs, each in its own process, from files to test metrics."""
 
 import os
 import subprocess
@@ -6,49 +6,53 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
+from jaxage.commands.benchmark.workloads import Case
 from jaxage.data.dataset import Dataset
-from jaxage.types import Arch, Dtype
+from jaxage.types import Json
 
 
-def launch(
-    arch: Arch, trainable: str, data: Dataset, epochs: int, batch_size: int, dtype: Dtype, *, rivals: bool
-) -> dict[str, Any]:
-    """Seconds of whole processes: with nothing kept before, once more, and torch's usual loop."""
+def end_to_end(case: Case, data: Dataset, epochs: int, *, with_torch: bool) -> Json:
+    """Time whole processes: jaxage with an empty cache, jaxage again with that cache, and torch's usual loop.
+
+    Args:
+        case: The network and how it is trained.
+        data: The images; they are written to JPEG files first.
+        epochs: The number of epochs.
+        with_torch: Whether to run torch too.
+
+    Returns:
+        `arch`, `trainable`, `images`, and the seconds `first_s`, `second_s` and `torch_s`.
+
+    Raises:
+        RuntimeError: With the end of its output, if a process fails.
+    """
     size = data.images.shape[1]
     with tempfile.TemporaryDirectory(prefix="jaxage-benchmark-") as name:
         folder = Path(name)
         table = _write_files(folder, data)
         settings = {
-            "arch": arch, "trainable": trainable, "weights": "random", "data": table, "image_size": size,
-            "epochs": epochs, "batch_size": batch_size, "dtype": dtype,
+            **case._asdict(), "weights": "random", "data": table, "image_size": size, "epochs": epochs,
         }  # fmt: skip
         options = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
-        ours = [sys.executable, "-m", "jaxage.cli", "train", *options]
-        theirs = [
-            sys.executable,
-            "-m",
-            "jaxage.commands.benchmark.torch_baseline",
-            str(table),
-            arch,
-            trainable,
-            *map(str, (size, batch_size, epochs)),
-        ]
+        jaxage = [sys.executable, "-m", "jaxage.cli", "train", *options]
+        runs = {key: [*jaxage, f"--out={folder / key}"] for key in ("first", "second")}
+        if with_torch:
+            module = "jaxage.commands.benchmark.torch_baseline"
+            arguments = map(str, (table, case.arch, case.trainable, size, case.batch_size, epochs))
+            runs["torch"] = [sys.executable, "-m", module, *arguments]
         variables = dict(os.environ) | {"JAXAGE_CACHE": str(folder / "cache")}
-        runs = {"first": [*ours, f"--out={folder / 'first'}"], "second": [*ours, f"--out={folder / 'second'}"]}
-        if rivals:
-            runs["torch"] = theirs
-        found: dict[str, Any] = {"arch": arch, "trainable": trainable, "images": len(data.records)}
-        for key, command in runs.items():
-            found[f"{key}_s"] = round(_run_process(command, variables, folder / "output.txt"), 2)
-    return found
+        times = {
+            f"{key}_s": round(_run_process(command, variables, folder / "output.txt"), 2)
+            for key, command in runs.items()
+        }
+    return {"arch": case.arch, "trainable": case.trainable, "images": len(data.records), **times}
 
 
 def _run_process(command: list[str], variables: dict[str, str], output: Path) -> float:
-    """Seconds that a process takes. Raises RuntimeError with the end of its output if it fails."""
+    """The seconds that a process takes."""
     started = time.perf_counter()
     with output.open("w", encoding="utf-8") as file:
         done = subprocess.run(command, env=variables, stdout=file, stderr=subprocess.STDOUT, check=False)
@@ -58,7 +62,7 @@ def _run_process(command: list[str], variables: dict[str, str], output: Path) ->
 
 
 def _write_files(folder: Path, data: Dataset) -> Path:
-    """The images as JPEG files, and a CSV of them."""
+    """Write the images as JPEG files, and a CSV that lists them."""
     table = folder / "faces.csv"
     columns = data.records.path, data.records.age, data.records.split
     lines = [f"{path},{age:.1f},{split}" for path, age, split in zip(*columns, strict=True)]

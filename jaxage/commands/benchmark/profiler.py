@@ -1,13 +1,15 @@
-"""What devices and host do while something runs, from JAX's own profiler."""
+"""What the host and the devices do over time, recorded by JAX's profiler."""
 
 import gzip
 import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
+
+from jaxage.types import Json
 
 Kind = Literal["compute", "wait", "host"]
 
@@ -16,7 +18,10 @@ _IDLE = 0.01
 
 
 class Span(NamedTuple):
-    """Milliseconds from the start of the recording, and what was done."""
+    """One piece of work: milliseconds from the start of the recording, milliseconds it took, and its kind.
+
+    kind: "compute", "wait" (devices wait for each other) or "host" (Python dispatches work).
+    """
 
     start: float
     duration: float
@@ -24,10 +29,7 @@ class Span(NamedTuple):
 
 
 def record(run: Callable[[], object]) -> dict[str, list[Span]]:
-    """The spans of each thread of the host and each stream of a device while `run` runs; idle ones are left out.
-
-    "wait" is where devices wait for each other, "host" what Python's thread spends on giving out work.
-    """
+    """Record the spans of each host thread and device stream while `run` runs. Idle ones are left out."""
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     with tempfile.TemporaryDirectory(prefix="jaxage-profile-") as folder:
@@ -38,8 +40,8 @@ def record(run: Callable[[], object]) -> dict[str, list[Span]]:
             return lanes(json.load(file)["traceEvents"])
 
 
-def lanes(events: list[dict[str, Any]]) -> dict[str, list[Span]]:
-    """Spans by lane, the busiest first, from events of Chrome's trace format (microseconds)."""
+def lanes(events: list[Json]) -> dict[str, list[Span]]:
+    """Sort the events of a Chrome trace (microseconds) into lanes, one for each thread or stream, the busiest first."""
     processes = {e["pid"]: e["args"]["name"] for e in events if e.get("name") == "process_name"}
     threads = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e.get("name") == "thread_name"}
     found: dict[tuple[int, int], list[Span]] = {}
@@ -59,7 +61,7 @@ def lanes(events: list[dict[str, Any]]) -> dict[str, list[Span]]:
 
 
 def busy(spans: list[Span]) -> float:
-    """Milliseconds that the spans cover, nested ones once."""
+    """The milliseconds that the spans cover. Nested spans count once."""
     covered, end = 0.0, float("-inf")
     for start, duration, _ in sorted(spans):
         covered += max(0.0, start + duration - max(start, end))

@@ -1,4 +1,4 @@
-"""How fast jaxage is on this machine, beside torch where it is installed: the same work, in one run, in turns."""
+"""Measure how fast jaxage is on this machine, compared with torch if it is installed."""
 
 import statistics
 import time
@@ -6,22 +6,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from jax.sharding import Mesh
 
-from jaxage.commands.benchmark.end_to_end import launch
+from jaxage.commands.benchmark.end_to_end import end_to_end
 from jaxage.commands.benchmark.profiler import record
-from jaxage.commands.benchmark.torch_baseline import available
-from jaxage.commands.benchmark.workloads import JaxageWorkload, TorchWorkload, noise
+from jaxage.commands.benchmark.torch_baseline import torch_available
+from jaxage.commands.benchmark.workloads import Case, JaxageWorkload, TorchWorkload, random_dataset
 from jaxage.commands.study.recipes import REPORT_MODELS, parse_model
 from jaxage.data.dataset import Dataset
-from jaxage.report.plots import timeline
+from jaxage.report.timeline import timeline
 from jaxage.training.run_folder import environment
-from jaxage.types import Arch, Dtype, Log
+from jaxage.types import Dtype, Json, Log
 from jaxage.utils.files import write_json
 from jaxage.utils.sharding import along_batch, mesh_for
 
@@ -31,10 +30,10 @@ _SECONDS, _PAUSE = 1.0, 0.3
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Measure train steps, prediction and epochs of the report's configurations, beside torch where it is installed."""
+    """Measure training steps, prediction and epochs, compared with torch if it is installed."""
 
     configurations: tuple[str, ...] = CONFIGURATIONS
-    """Networks and what learns, such as "resnet18:fc,layer4"."""
+    """Networks and their trainable layers, such as "resnet18:fc,layer4"."""
 
     image_size: int = 224
     """Height and width in pixels."""
@@ -43,108 +42,115 @@ class BenchmarkConfig:
     """Images per step."""
 
     images: int = 320
-    """How many images an epoch goes over, 60 % of them to train and 20 % to validate."""
+    """Images of the random data set: 60 % for training, 20 % for validation."""
 
     rounds: int = 5
-    """How often each is measured, in turns; medians are reported."""
+    """How often everything is measured. Medians are reported."""
 
     dtype: Dtype = "float32"
-    """What the trunk computes in, in jaxage and in torch."""
+    """The dtype of the trunk, in jaxage and in torch."""
 
     compile_torch: bool = False
     """Measure torch.compile instead of plain torch."""
 
-    launch_epochs: int = 0
-    """Also run whole fine-tunings of that many epochs, each in a process of its own, from files to test metrics, and
-    torch's usual loop beside them; 0 leaves it out."""
+    end_to_end_epochs: int = 0
+    """Also time whole fine-tuning runs of that many epochs, from files to test metrics, each in its own process, in
+    jaxage and in torch's usual loop. 0 leaves them out."""
 
-    launch_images: int = 2000
-    """How many images those have."""
+    end_to_end_images: int = 2000
+    """Images of those runs."""
 
     out: Path = Path("benchmark.json")
-    """The file for all that was measured."""
+    """The JSON file for the results."""
 
     profile: Path | None = None
-    """A picture (.png) to draw of what the devices and the host do in an epoch of each configuration; its name follows
-    each."""
+    """A picture (.png) of what the host and the devices do during an epoch. There is one for each configuration; its
+    name is added to the file name."""
 
 
-def benchmark(config: BenchmarkConfig, log: Log = print) -> dict[str, Any]:
-    """Measure, print a table, and write `config.out`; gives back what that holds.
+def benchmark(config: BenchmarkConfig, log: Log = print) -> Json:
+    """Measure all configurations, print a table, and write `config.out`.
 
-    Rates are images a second. `step`, `cached_step`, `predict` and `epoch` are jaxage's, `torch_*` torch's; `compile_s`
-    is of the uncached step and of prediction, without the persistent cache; `gflop` is for one image of the uncached
-    step, `share` how much of the device's `peak_tflops` (a large matrix product, measured) it comes to; `step_bytes` is
-    what the step needs beside the images; `difference` is the largest between predictions of this device and of the
-    CPU in float32, in years.
+    Returns:
+        What the JSON file holds. In `rows`, one for each configuration:
+
+        - `step`, `predict` and `epoch` are images per second of jaxage; `cached_*` of jaxage on cached features;
+          `torch_*` of torch.
+        - `compile_s`: seconds to compile the uncached step and the prediction, without the persistent cache.
+        - `gflop`: of the uncached step, for one image.
+        - `share`: which part of `peak_tflops` the uncached step reaches. The peak is that of a large matrix product.
+        - `step_bytes`: memory of the step besides the images.
+        - `difference`: the largest difference in years between predictions on this device and on the CPU in float32.
+
+        `end_to_end` has the seconds of whole processes (see `end_to_end`).
+
+    Raises:
+        UserError: For a configuration that is not a model, or a batch size that does not fit the devices.
     """
-    chosen = [(spec.arch, spec.trainable) for spec in map(parse_model, config.configurations)]
-    mesh, rivals = mesh_for(config.batch_size), available()
+    models = [parse_model(text) for text in config.configurations]
+    cases = [Case(model.arch, model.trainable, config.batch_size, config.dtype) for model in models]
+    mesh, with_torch = mesh_for(config.batch_size), torch_available()
     log(f"{mesh.size} x {mesh.devices.flat[0].device_kind}, JAX {jax.__version__}")
-    log("torch beside it" if rivals else "torch and torchvision cannot be imported: jaxage alone")
-    data, peak = noise(config.images, config.image_size), _peak(mesh, config.dtype)
-    rows, launches = [], []
+    log("compared with torch" if with_torch else "torch or torchvision cannot be imported: jaxage only")
+    data, peak = random_dataset(config.images, config.image_size), _peak(mesh, config.dtype)
+    rows, processes = [], []
     log(_HEADER)
-    with _every_program_compiled():
-        for arch, trainable in chosen:
-            rows.append(_measure(config, arch, trainable, data, peak, rivals))
+    with _no_compilation_cache():
+        for case in cases:
+            rows.append(_measure(config, case, data, peak, with_torch))
             log(_line(rows[-1]))
-    if config.launch_epochs:
-        files = noise(config.launch_images, config.image_size)
-        log(f"from files to test metrics, {config.launch_epochs} epochs: first and second start, torch's usual loop")
-        for arch, trainable in chosen:
-            launches.append(
-                launch(arch, trainable, files, config.launch_epochs, config.batch_size, config.dtype, rivals=rivals)
-            )
-            log("  ".join(f"{key} {value}" for key, value in launches[-1].items()))
+    if config.end_to_end_epochs:
+        files = random_dataset(config.end_to_end_images, config.image_size)
+        log(f"from files to test metrics, {config.end_to_end_epochs} epochs: first run, second run, torch's usual loop")
+        for case in cases:
+            processes.append(end_to_end(case, files, config.end_to_end_epochs, with_torch=with_torch))
+            log("  ".join(f"{key} {value}" for key, value in processes[-1].items()))
     result = {
         "settings": asdict(config) | {"out": str(config.out), "profile": str(config.profile)},
         "environment": environment(),
         "peak_tflops": peak / 1e12,
         "rows": rows,
-        "launches": launches,
+        "end_to_end": processes,
     }
     write_json(config.out, result)
     return result
 
 
-def _measure(
-    config: BenchmarkConfig, arch: Arch, trainable: str, data: Dataset, peak: float, rivals: bool
-) -> dict[str, Any]:
-    work = arch, trainable, data, config.batch_size, config.dtype
-    ours = JaxageWorkload(*work, "off")
-    contestants = {"step": ours.train, "predict": ours.predict, "epoch": ours.epoch}
-    if ours.start != ours.model.spec.units[0]:
-        cached = JaxageWorkload(*work, "device")
-        contestants |= {"cached_step": cached.train, "cached_predict": cached.predict, "cached_epoch": cached.epoch}
-    if rivals:
-        torch = TorchWorkload(*work, compiled=config.compile_torch)
-        contestants |= {"torch_step": torch.train, "torch_predict": torch.predict, "torch_epoch": torch.epoch}
-    difference = ours.difference()
+def _measure(config: BenchmarkConfig, case: Case, data: Dataset, peak: float, with_torch: bool) -> Json:
+    plain = JaxageWorkload(case, data, "off")
+    work = {"step": plain.train, "predict": plain.predict, "epoch": plain.epoch}
+    if plain.start != plain.model.spec.units[0]:
+        cached = JaxageWorkload(case, data, "device")
+        work |= {"cached_step": cached.train, "cached_predict": cached.predict, "cached_epoch": cached.epoch}
+    if with_torch:
+        torch = TorchWorkload(case, data, compiled=config.compile_torch)
+        work |= {"torch_step": torch.train, "torch_predict": torch.predict, "torch_epoch": torch.epoch}
+    difference = plain.difference()
     if config.profile:
-        picture = config.profile.with_stem(f"{config.profile.stem}-{arch}-{trainable.replace(',', '+')}")
-        timeline(picture, record(ours.epoch), f"an epoch of {arch} {trainable}")
-    rates = _in_turns(contestants, config.rounds)
+        picture = config.profile.with_stem(f"{config.profile.stem}-{case.arch}-{case.trainable.replace(',', '+')}")
+        timeline(picture, record(plain.epoch), f"an epoch of {case.arch} {case.trainable}")
+    rates = _alternate(work, config.rounds)
     return {
-        "arch": arch,
-        "trainable": trainable,
+        "arch": case.arch,
+        "trainable": case.trainable,
         "difference": difference,
-        "compile_s": ours.compile_s,
-        "gflop": ours.flops / 1e9,
-        "share": ours.flops * rates["step"] / peak,
-        "step_bytes": ours.step_bytes,
+        "compile_s": plain.compile_s,
+        "gflop": plain.flops / 1e9,
+        "share": plain.flops * rates["step"] / peak,
+        "step_bytes": plain.step_bytes,
         **rates,
     }
 
 
-def _in_turns(contestants: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
-    """The median of the rates (images a second) of each; a call does its work, waits for it, and says for how many.
+def _alternate(work: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
+    """The median rate of each function in images per second. A function returns how many images it has processed.
 
-    Before each is timed, what came before has a moment to end (torch's threads spin on), and one call is not counted.
+    The functions are measured in turns, so that changes of the machine's speed affect all of them. There is a pause
+    before each measurement, because torch's threads stay busy for a moment, and one call that is not counted.
     """
-    found: dict[str, list[float]] = {name: [] for name in contestants}
+    found: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
-        for name, run in contestants.items():
+        for name, run in work.items():
             time.sleep(_PAUSE)
             run()
             images, started = 0, time.perf_counter()
@@ -155,7 +161,7 @@ def _in_turns(contestants: dict[str, Callable[[], int]], rounds: int) -> dict[st
 
 
 def _peak(mesh: Mesh, dtype: Dtype) -> float:
-    """FLOP a second of a large matrix product on each device, the best of several."""
+    """FLOP per second of a large matrix product on all devices, the best of several."""
     n = 1536 if mesh.devices.flat[0].platform == "cpu" else 8192
     shape = (mesh.size, n, n)
     a = jax.jit(lambda: jnp.ones(shape, dtype), out_shardings=along_batch(mesh))()
@@ -176,18 +182,18 @@ _HEADER = (
 )
 
 
-def _line(row: dict[str, Any]) -> str:
+def _line(row: Json) -> str:
     rates = "".join(f"{row[name]:>14,.1f}" if name in row else f"{'-':>14}" for name in _COLUMNS)
     facts = f"{row['compile_s']:>11.1f}{row['gflop']:>8.2f}{row['share']:>9.0%}{row['step_bytes'] / 2**30:>10.2f}"
     return f"{row['arch'] + ' ' + row['trainable']:<46}{rates}{facts}"
 
 
 @contextmanager
-def _every_program_compiled() -> Iterator[None]:
-    """The persistent cache is left aside, so that compile times are of compilations."""
+def _no_compilation_cache() -> Iterator[None]:
+    """Turn off JAX's persistent compilation cache, so that compile times are real."""
     before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
-    reset_cache()  # JAX decides once whether it uses it
+    reset_cache()  # JAX decides only once whether to use it
     try:
         yield
     finally:

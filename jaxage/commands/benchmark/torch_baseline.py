@@ -1,6 +1,6 @@
-"""The same work in torch, to measure against: nothing of it is needed to use jaxage.
+"""The same training in torch, as a baseline for the benchmark. jaxage itself does not need torch.
 
-`python -m jaxage.commands.benchmark.torch_baseline FACES.csv ARCH LAYERS SIZE BATCH EPOCHS` is the usual loop from
+`python -m jaxage.commands.benchmark.torch_baseline FACES.csv ARCH LAYERS SIZE BATCH EPOCHS` runs the usual loop from
 files to test metrics.
 """
 
@@ -13,27 +13,28 @@ from typing import Any
 
 import numpy as np
 
-from jaxage.types import Arch, Dtype
+from jaxage.types import Arch, Dtype, Rows, StoredImages, Years
+from jaxage.utils.trees import is_within
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def available() -> bool:
+def torch_available() -> bool:
     """Whether torch and torchvision can be imported."""
     try:
         import torchvision  # noqa: F401
-    except (ImportError, RuntimeError):  # the latter where its build does not fit torch's
+    except (ImportError, RuntimeError):  # RuntimeError: built for another version of torch
         return False
     return True
 
 
-class Torch:
-    """torch at its best: images and network on the device in channels-last, no gradient for what does not learn, frozen
-    BatchNorm in eval mode, AdamW fused where it can be, autocast if `dtype` is bfloat16, `torch.compile` if asked.
+class TorchModel:
+    """Fast training in torch: images and network on the device in channels-last, no gradients for frozen layers, frozen
+    BatchNorm in eval mode, fused AdamW on a GPU, autocast if `dtype` is bfloat16, `torch.compile` if `compiled`.
     """
 
     def __init__(
-        self, arch: Arch, trainable: str, images: np.ndarray, ages: np.ndarray, dtype: Dtype, *, compiled: bool = False
+        self, arch: Arch, trainable: str, images: StoredImages, ages: Years, dtype: Dtype, *, compiled: bool = False
     ) -> None:
         import torch
 
@@ -48,15 +49,15 @@ class Torch:
         self._optimizer = torch.optim.AdamW(learning, fused=self._device.type == "cuda")
         self._forward: Callable[..., Any] = torch.compile(self.network) if compiled else self.network
 
-    def train(self, rows: np.ndarray) -> None:
-        """A step on these rows."""
+    def train(self, rows: Rows) -> None:
+        """One training step on these rows."""
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._torch.nn.functional.l1_loss(self._logits(rows), (self._take(self._ages, rows) - 40) / 20)
         loss.backward()
         self._optimizer.step()
 
-    def predict(self, rows: np.ndarray) -> Any:
-        """The output for these rows, BatchNorm by running statistics."""
+    def predict(self, rows: Rows) -> Any:
+        """The output for these rows, in eval mode."""
         self.network.eval()
         with self._torch.inference_mode():
             output = self._logits(rows)
@@ -64,14 +65,14 @@ class Torch:
         return output
 
     def wait(self) -> None:
-        """Until all that was asked for is done."""
+        """Wait until the device has finished all work."""
         if self._device.type == "cuda":
             self._torch.cuda.synchronize()
 
-    def _take(self, tensor: Any, rows: np.ndarray) -> Any:
+    def _take(self, tensor: Any, rows: Rows) -> Any:
         return tensor[self._torch.from_numpy(rows.astype(np.int64)).to(self._device)]
 
-    def _logits(self, rows: np.ndarray) -> Any:
+    def _logits(self, rows: Rows) -> Any:
         torch = self._torch
         batch = self._take(self._images, rows).permute(0, 3, 1, 2)  # channels-last in memory already
         batch = (batch.float() / 255 - self._mean) / self._std
@@ -80,39 +81,54 @@ class Torch:
 
 
 def build(arch: Arch) -> Any:
-    """torchvision's network with a head of one output, at random weights: its speed does not depend on them."""
+    """torchvision's network of that name with one output and random weights. The speed does not depend on them."""
     import torchvision
 
     return getattr(torchvision.models, arch)(num_classes=1)
 
 
 def freeze(network: Any, trainable: str) -> Any:
-    """`requires_grad` for the named modules alone, and the others' BatchNorm by running statistics."""
-    names = trainable.split(",")
-    learns = {
-        name: "all" in names or any(name == each or name.startswith(each + ".") for each in names)
-        for name, _ in network.named_modules()
+    """Train only the named modules; the BatchNorm of all others uses its running statistics.
+
+    Args:
+        network: A torch module. It is changed in place and returned.
+        trainable: The trainable layers, as for `jaxage train --trainable`. Learning-rate multipliers are ignored.
+    """
+    names = [group.partition(":")[0].strip() for group in trainable.split(",")]
+    trained = {
+        name: "all" in names or any(is_within(name, each) for each in names) for name, _ in network.named_modules()
     }
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(learns[name.rpartition(".")[0]])
-    network.jaxage_learns = learns
+        parameter.requires_grad_(trained[name.rpartition(".")[0]])
+    network.jaxage_trained = trained
     return keep_frozen(network)
 
 
 def keep_frozen(network: Any) -> Any:
-    """Training mode, but for BatchNorm that does not learn."""
+    """Set training mode, but eval mode for frozen BatchNorm."""
     network.train()
     for name, module in network.named_modules():
-        if "BatchNorm" in type(module).__name__ and not network.jaxage_learns[name]:
+        if "BatchNorm" in type(module).__name__ and not network.jaxage_trained[name]:
             module.eval()
     return network
 
 
 def usual_loop(table: Path, arch: Arch, trainable: str, size: int, batch_size: int, epochs: int) -> dict[str, float]:
-    """A fine-tuning as tutorials write it, from files to test MAE.
+    """Fine-tune as tutorials do, from files to test metrics.
 
-    A DataLoader decodes, flips and normalizes in each epoch; the network is in training mode, with `requires_grad` off
-    for what is frozen; validation follows each epoch, the test the last.
+    A DataLoader decodes, flips and normalizes in every epoch. The network is in training mode; frozen layers have
+    `requires_grad=False`. It is validated after each epoch and tested after the last.
+
+    Args:
+        table: A CSV with the columns path, age and split; paths are relative to its folder.
+        arch: A name in `torchvision.models`.
+        trainable: The trainable layers, as for `jaxage train --trainable`.
+        size: Height and width in pixels.
+        batch_size: Images per step.
+        epochs: The number of epochs.
+
+    Returns:
+        `validation_mae` and `test_mae` in years.
     """
     import torch
     from PIL import Image

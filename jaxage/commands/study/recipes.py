@@ -1,17 +1,27 @@
-"""The seven models of the report, and the two ways in which a study trains them."""
+"""The models that a study trains, and the two protocols for training them."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
-from jaxage.models.registry import MODELS
+import jax
+
+from jaxage.models.registry import MODELS, create_model
+from jaxage.training.freeze import parse_trainable
 from jaxage.types import Arch, UserError
+from jaxage.utils.trees import is_within
 
 Protocol = Literal["report", "best"]
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A network and what of it learns, as torchvision's module names; and the PLCC and SROCC of the 2024 report."""
+    """A network and its trainable layers.
+
+    arch: A key of `jaxage.models.registry.MODELS`.
+    trainable: The trainable layers, as for `jaxage train --trainable`.
+    published: PLCC and SROCC of the 2024 report, if it has this model.
+    """
 
     arch: Arch
     trainable: str
@@ -19,21 +29,19 @@ class ModelSpec:
 
     @property
     def name(self) -> str:
-        """As it is written on the command line."""
+        """As on the command line: "resnet18:fc,layer4"."""
         return f"{self.arch}:{self.trainable}"
 
     @property
     def slug(self) -> str:
-        """As it names a folder."""
+        """As a folder name: "resnet18-fc+layer4"."""
         return f"{self.arch}-{self.trainable.replace(',', '+')}"
 
     @property
     def head_only(self) -> bool:
-        """Whether the new head alone learns."""
-        return self.trainable.partition(":")[0] == HEADS[self.arch]
+        """Whether only the head is trained."""
+        return head_only(self.arch, self.trainable)
 
-
-HEADS: dict[Arch, str] = {"mobilenet_v2": "classifier", "resnet18": "fc"}
 
 REPORT_MODELS = (
     ModelSpec("mobilenet_v2", "classifier", (0.662, 0.598)),
@@ -48,36 +56,63 @@ REPORT_MODELS = (
 
 
 def parse_model(text: str) -> ModelSpec:
-    """A model from "resnet18:fc,layer4". Raises UserError if it is written otherwise."""
-    arch, _, trainable = text.partition(":")
+    """Read a model such as "resnet18:fc,layer4". Spaces are ignored.
+
+    Raises:
+        UserError: If the text has another form or names an unknown network. The layers are not checked.
+    """
+    arch, _, trainable = "".join(text.split()).partition(":")
     if arch not in MODELS or not trainable:
-        raise UserError(f"{text!r} is no model; write NETWORK:LAYERS, such as resnet18:fc,layer4")
-    known = {spec.name: spec for spec in REPORT_MODELS}
-    return known.get(text, ModelSpec(arch, trainable))
+        raise UserError(
+            f"{text!r} is not a model: write NETWORK:LAYERS, such as resnet18:fc,layer4. "
+            f"Networks are {', '.join(MODELS)}"
+        )
+    spec = ModelSpec(arch, trainable)
+    return next((known for known in REPORT_MODELS if known.name == spec.name), spec)
+
+
+@cache
+def head_only(arch: Arch, trainable: str) -> bool:
+    """Whether only the head of the network is trained.
+
+    Args:
+        arch: A key of `jaxage.models.registry.MODELS`.
+        trainable: The trainable layers, as for `jaxage train --trainable`.
+
+    Raises:
+        UserError: If `trainable` names no layers of this network.
+    """
+    model = create_model(arch)
+    params = jax.eval_shape(model.init, jax.random.key(0))["params"]
+    return all(is_within(group.name, model.spec.head) for group in parse_trainable(trainable, params))
 
 
 DESCRIPTIONS: dict[Protocol, str] = {
     "report": (
-        "The 2024 report's: plain regression (mean squared error) without mirrors, averaging or decay, frozen "
-        "BatchNorm as in plain PyTorch, one recipe for all models, a random split where the data do not give one."
+        "the recipe of the 2024 report. It is the same for all models: mean squared error, no mirrored images, no "
+        "averaging of weights, no weight decay, and frozen BatchNorm as in plain PyTorch. The split is random unless "
+        "the data have their own."
     ),
     "best": (
-        "The defaults of jaxage train: Huber's loss where stages of ResNet18 learn and label distributions "
-        "elsewhere, mirrors to learn from and to predict by, averaged weights, frozen BatchNorm kept as it was. "
-        "Besides, heads learn from kept features for ten times as long, and no person is on two sides where people are "
-        "known."
+        "the defaults of jaxage train. The loss is Huber's where stages of ResNet18 are trained, and label "
+        "distributions elsewhere. Mirrored images are used for training and for prediction, weights are averaged, and "
+        "frozen BatchNorm does not change. Heads are trained on cached features for ten times as many epochs. Where "
+        "identities are known, no person is in two splits."
     ),
 }
-
+"""What the page says about each protocol."""
 
 _HEAD_EPOCHS = 10
 
 
 def recipe(protocol: Protocol, model: ModelSpec, epochs: int) -> dict[str, Any]:
-    """The fields of a `TrainConfig` in which this protocol differs from the defaults of `jaxage train`.
+    """The fields of a `TrainConfig` in which a protocol differs from the defaults of `jaxage train`.
 
-    `epochs` is how often images are looked at; a head that learns from kept features alone goes over those ten times
-    as often, for that costs next to nothing.
+    Args:
+        protocol: "report" or "best".
+        model: The model to train.
+        epochs: How often each training image is seen. In "best", a head alone sees the cached features ten times as
+            often, because that takes little time.
     """
     if protocol == "report":
         return {

@@ -1,4 +1,4 @@
-"""What the runs of a study say together: scores over seeds, paired differences, errors by age and gender."""
+"""The summary of a study: scores over seeds, paired differences, errors by age and gender."""
 
 import csv
 import json
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -18,29 +18,121 @@ from jaxage.data.dataset import Dataset, describe_data
 from jaxage.data.records import Records
 from jaxage.metrics import AGE_BANDS, METRICS, bootstrap, clusters, interval
 from jaxage.training.run_folder import HISTORY, RunError, environment
+from jaxage.types import Json, Mask, Years
 
 _ENDS = (("under 18", 0, 17), ("over 70", 71, 200))
 _CALIBRATION_BINS = 10
 
+Resampled = Float[np.ndarray, "resamples metrics"]
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A finished run: how it was trained, its report, a line per epoch, and its test predictions in years."""
+    """A finished run: how it was trained, its report, one history line per epoch, and its test predictions."""
 
     protocol: Protocol
     model: ModelSpec
     seed: int
-    report: dict[str, Any]
-    history: list[dict[str, Any]]
-    prediction: Float[np.ndarray, " n"]
+    report: Json
+    history: list[Json]
+    prediction: Years
 
 
-def read_result(
-    protocol: Protocol, model: ModelSpec, seed: int, folder: Path, report: dict[str, Any], data: Dataset
-) -> Result:
-    """What the run in `folder` left. Raises RunError if it is of other data."""
+class Score(TypedDict):
+    """A metric of one model: mean over seeds, standard deviation over seeds, 95 % interval, value of each seed."""
+
+    mean: float | None
+    spread: float | None
+    ci95: list[float] | None
+    seeds: list[float | None]
+
+
+class Difference(TypedDict):
+    """A metric of one model minus that of another, with its 95 % interval."""
+
+    difference: float | None
+    ci95: list[float] | None
+
+
+class GroupError(TypedDict):
+    """Errors of one group of test faces, in years. None if the group is empty."""
+
+    name: str
+    n: int
+    mae: float | None
+    bias: float | None
+
+
+class CalibrationPoint(TypedDict):
+    """Mean predicted and mean true age of a tenth of the test faces."""
+
+    predicted: float
+    true: float
+
+
+class ModelSummary(TypedDict):
+    """One model under one protocol."""
+
+    protocol: Protocol
+    name: str
+    arch: str
+    trainable: str
+    published: tuple[float, float] | None
+    seeds: list[int]
+    scores: dict[str, Score]
+    trainable_parameters: int
+    weights: str
+    settings: str
+    seconds: float
+    age_bands: list[GroupError]
+    ends: list[GroupError]
+    gender: list[GroupError]
+    calibration: list[CalibrationPoint]
+
+
+Comparison = TypedDict(
+    "Comparison", {"from": str, "to": str, "protocol": Protocol, "metrics": dict[str, Difference]}
+)  # "from" is a keyword
+"""The difference between two models, by metric."""
+
+
+class FailedRun(TypedDict):
+    """A run that diverged, and why."""
+
+    run: str
+    reason: str
+
+
+class Summary(TypedDict):
+    """What the runs of a study show together. See `summarize`."""
+
+    protocols: dict[Protocol, str]
+    data: dict[Protocol, Json]
+    models: list[ModelSummary]
+    steps: list[Comparison]
+    gains: list[Comparison]
+    same_test: bool
+    failed: list[FailedRun]
+    environment: Json
+
+
+class StudySummary(Summary):
+    """What study.json holds: the summary, how many faces each criterion kept, and whether the faces are drawn."""
+
+    funnel: list[Json]
+    demonstration: bool
+
+
+def read_result(protocol: Protocol, model: ModelSpec, seed: int, folder: Path, report: Json, data: Dataset) -> Result:
+    """Read the history and the test predictions of a finished run.
+
+    Raises:
+        RunError: If the run used other data, or its predictions do not belong to this test split.
+    """
     if report["data"]["sha256"] != data.sha256:
-        raise RunError(f"{folder} is of other data (or another split of it): bring that back, or choose another --out")
+        raise RunError(
+            f"{folder} was trained on other data, or on another split of it: restore that data, or choose another --out"
+        )
     records = data.records
     with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -52,7 +144,7 @@ def read_result(
 
 
 def by_model(results: Sequence[Result], order: Sequence[str]) -> dict[tuple[Protocol, str], list[Result]]:
-    """The runs of each protocol and model: "report" first, models in the order of their names in `order`."""
+    """Group runs by protocol and model: "report" first, models in the order of their names in `order`."""
 
     def key(run: Result) -> tuple[bool, int, int]:
         return run.protocol == "best", order.index(run.model.name), run.seed
@@ -62,16 +154,22 @@ def by_model(results: Sequence[Result], order: Sequence[str]) -> dict[tuple[Prot
 
 
 def summarize(
-    results: Sequence[Result],
-    data: Mapping[Protocol, Dataset],
-    failed: Sequence[dict[str, str]],
-    order: Sequence[str],
-) -> dict[str, Any]:
-    """The study as JSON values: `models`, `steps` (what each further layer adds), `gains` (best over report), data.
+    results: Sequence[Result], data: Mapping[Protocol, Dataset], failed: Sequence[FailedRun], order: Sequence[str]
+) -> Summary:
+    """Summarize the runs of a study.
 
-    Scores are means over seeds, with their spread (sample standard deviation) and a 95 % interval for the mean from
-    1,000 resamples of test people and of seeds. Differences are of the same resamples; one whose interval holds 0 is
-    not shown. `order` has the models' names in the order in which neighbours are compared.
+    Scores are means over seeds. Their 95 % intervals come from 1,000 resamples of test people and of seeds. Differences
+    are computed within the same resamples.
+
+    Args:
+        results: All finished runs.
+        data: The data of each protocol.
+        failed: The runs that diverged.
+        order: The names of the models. Neighbors of one network are compared in this order.
+
+    Returns:
+        JSON values. `steps` says what each further layer adds, `gains` what "best" adds to "report". `gains` is empty
+        if the two protocols have different test splits.
     """
     tests = {protocol: each.records.take(each.records.rows_of("test")) for protocol, each in data.items()}
     groups = by_model(results, order)
@@ -79,9 +177,9 @@ def summarize(
     models = [_model(runs, tests[pair[0]], resampled[pair]) for pair, runs in groups.items()]
     scores = {(model["protocol"], model["name"]): model["scores"] for model in models}
 
-    def difference(low: tuple[Protocol, str], high: tuple[Protocol, str]) -> dict[str, Any]:
+    def compare(low: tuple[Protocol, str], high: tuple[Protocol, str]) -> Comparison:
         paired = resampled[high] - resampled[low]
-        measured = {
+        measured: dict[str, Difference] = {
             metric: {
                 "difference": _difference(scores[low][metric]["mean"], scores[high][metric]["mean"]),
                 "ci95": interval(paired[:, column]),
@@ -92,14 +190,14 @@ def summarize(
 
     same_test = len({tuple(test.path) for test in tests.values()}) == 1
     steps = [
-        difference(low, high)
+        compare(low, high)
         for low, high in pairwise(groups)
         if low[0] == high[0]
         and low[1].split(":")[0] == high[1].split(":")[0]
         and order.index(high[1]) == order.index(low[1]) + 1
     ]
     gains = [
-        difference(("report", name), ("best", name))
+        compare(("report", name), ("best", name))
         for protocol, name in groups
         if protocol == "best" and ("report", name) in groups and same_test
     ]
@@ -115,30 +213,34 @@ def summarize(
     }
 
 
-def _resampled(runs: list[Result], test: Records) -> Float[np.ndarray, "resamples metrics"]:
-    """Every metric, mean over seeds, in each resample of people and of seeds; the same for all runs on this test."""
+def _resampled(runs: list[Result], test: Records) -> Resampled:
+    """Every metric in each resample of people and seeds, mean over seeds. Runs with one test get the same resamples."""
     predictions = jnp.asarray(np.stack([run.prediction for run in runs]))
     cluster = jnp.asarray(clusters(test.identity))
-    values = bootstrap(tuple(METRICS.values()), predictions, jnp.asarray(test.age), cluster, jax.random.key(0))
+    functions = tuple(metric.function for metric in METRICS.values())
+    values = bootstrap(functions, predictions, jnp.asarray(test.age), cluster, jax.random.key(0))
     drawn = np.random.default_rng(0).integers(0, len(runs), (len(values), len(runs)))
     return np.take_along_axis(np.asarray(values), drawn[:, :, None], 1).mean(1)
 
 
-def _model(runs: list[Result], test: Records, resampled: np.ndarray) -> dict[str, Any]:
-    first, several = runs[0], clusters(test.identity).any()
-    scores = {}
-    for column, metric in enumerate(METRICS):
-        values = [run.report["test"][metric] for run in runs]
-        known = all(value is not None for value in values)
-        scores[metric] = {
-            "mean": float(np.mean(values)) if known else None,
-            "spread": float(np.std(values, ddof=1)) if known and len(values) > 1 else None,
-            "ci95": interval(resampled[:, column]) if known and several else None,
-            "seeds": values,
-        }
-    error = np.mean([run.prediction - test.age for run in runs], axis=0)
-    size = np.mean([np.abs(run.prediction - test.age) for run in runs], axis=0)
-    sides = {gender: test.gender == gender for gender in ("female", "male")}
+def _model(runs: list[Result], test: Records, resampled: Resampled) -> ModelSummary:
+    first, several_people = runs[0], bool(clusters(test.identity).any())
+    scores = {
+        metric: _score([run.report["test"].get(metric) for run in runs], resampled[:, column], several_people)
+        for column, metric in enumerate(METRICS)
+    }
+    bias = np.mean([run.prediction - test.age for run in runs], axis=0)
+    error = np.mean([np.abs(run.prediction - test.age) for run in runs], axis=0)
+
+    def group(name: str, rows: Mask) -> GroupError:
+        if not rows.any():
+            return {"name": name, "n": 0, "mae": None, "bias": None}
+        return {"name": name, "n": int(rows.sum()), "mae": float(error[rows].mean()), "bias": float(bias[rows].mean())}
+
+    def between(name: str, first: int, last: int) -> GroupError:
+        return group(name, (test.age >= first) & (test.age < last + 1))
+
+    genders = {gender: test.gender == gender for gender in ("female", "male")}
     return {
         "protocol": first.protocol,
         "name": first.model.name,
@@ -151,28 +253,27 @@ def _model(runs: list[Result], test: Records, resampled: np.ndarray) -> dict[str
         "weights": first.report["weights"]["tag"],
         "settings": first.report["settings"],
         "seconds": float(np.mean([run.report["timing"]["total_s"] for run in runs])),
-        "age_bands": [
-            _part(f"{low}-{high}", (test.age >= low) & (test.age < high + 1), size, error) for low, high in AGE_BANDS
-        ],
-        "ends": [_part(name, (test.age >= low) & (test.age < high + 1), size, error) for name, low, high in _ENDS],
-        "gender": [_part(name, side, size, error) for name, side in sides.items() if side.any()],
+        "age_bands": [between(f"{low}-{high}", low, high) for low, high in AGE_BANDS],
+        "ends": [between(*end) for end in _ENDS],
+        "gender": [group(name, rows) for name, rows in genders.items() if rows.any()],
         "calibration": _calibration(runs, test.age),
     }
 
 
-def _part(name: str, rows: np.ndarray, size: np.ndarray, error: np.ndarray) -> dict[str, Any]:
-    """MAE and bias in years of some test rows; None where there is none."""
-    some = bool(rows.any())
+def _score(seeds: list[float | None], resampled: Float[np.ndarray, " resamples"], several_people: bool) -> Score:
+    known = [value for value in seeds if value is not None]
+    if len(known) < len(seeds):
+        return {"mean": None, "spread": None, "ci95": None, "seeds": seeds}
     return {
-        "name": name,
-        "n": int(rows.sum()),
-        "mae": float(size[rows].mean()) if some else None,
-        "bias": float(error[rows].mean()) if some else None,
+        "mean": float(np.mean(known)),
+        "spread": float(np.std(known, ddof=1)) if len(known) > 1 else None,
+        "ci95": interval(resampled) if several_people else None,
+        "seeds": seeds,
     }
 
 
-def _calibration(runs: list[Result], age: np.ndarray) -> list[dict[str, float]]:
-    """Mean predicted and mean true age of each tenth of the test, by predicted age, for each run; means over runs."""
+def _calibration(runs: list[Result], age: Years) -> list[CalibrationPoint]:
+    """The test faces of each run in ten parts by predicted age; means over runs."""
     orders = [np.argsort(run.prediction, kind="stable") for run in runs]
     tenths = np.array_split(np.arange(len(age)), min(_CALIBRATION_BINS, len(age)))
     pairs = list(zip(runs, orders, strict=True))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxage import benchmark as module
+from jaxage.commands.benchmark import run as module
 from jaxage.commands.benchmark.run import BenchmarkConfig, benchmark
 from jaxage.types import UserError
 
@@ -17,11 +17,11 @@ def small(tmp_path: Path, **changes: object) -> BenchmarkConfig:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SECONDS", 0.0)
     monkeypatch.setattr(module, "_PAUSE", 0.0)
-    monkeypatch.setattr(module, "available", lambda: False)
+    monkeypatch.setattr(module, "torch_available", lambda: False)
 
 
 def test_rates_of_a_frozen_and_of_a_free_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_every_program_compiled", nullcontext)
+    monkeypatch.setattr(module, "_no_compilation_cache", nullcontext)
     quick(monkeypatch)
     said: list[str] = []
     config = small(tmp_path, configurations=("resnet18:fc", "resnet18:all"), profile=tmp_path / "epoch.png")
@@ -40,14 +40,14 @@ def test_rates_of_a_frozen_and_of_a_free_network(tmp_path: Path, monkeypatch: py
 
 
 def test_whole_processes_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_every_program_compiled", nullcontext)
+    monkeypatch.setattr(module, "_no_compilation_cache", nullcontext)
     quick(monkeypatch)
-    config = small(tmp_path, configurations=("resnet18:fc",), rounds=1, launch_epochs=1, launch_images=20)
-    (launch,) = benchmark(config, lambda _: None)["launches"]
-    assert launch["first_s"] > launch["second_s"] > 0
+    config = small(tmp_path, configurations=("resnet18:fc",), rounds=1, end_to_end_epochs=1, end_to_end_images=20)
+    (times,) = benchmark(config, lambda _: None)["end_to_end"]
+    assert times["first_s"] > times["second_s"] > 0
 
 
-@pytest.mark.parametrize("text", ["resnet50:fc", "resnet18"])
+@pytest.mark.parametrize("text", ["vgg16:fc", "resnet18"])
 def test_a_configuration_that_is_none_is_named(text: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"'{text}' is no model"):
+    with pytest.raises(UserError, match=f"'{text}' is not a model"):
         benchmark(small(tmp_path, configurations=(text,)))

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxage.models.registry import MODELS, create_model
 from jaxage.types import Arch
+from jaxage.utils.trees import is_within
 from tests.parity.reference import import_torchvision
 
 RNG = np.random.default_rng(0)
@@ -21,17 +23,17 @@ def _torchvision() -> None:
 @pytest.mark.parametrize(
     ("arch", "trainable", "modules"),
     [
-        ("resnet18", "fc,layer4", ("fc.", "layer4.")),
+        ("resnet18", "fc:0.5, layer4", ("fc.", "layer4.")),
         ("mobilenet_v2", "classifier", ("classifier.",)),
         ("resnet18", "all", ("",)),
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_learns_learns_and_the_rest_stays(arch: Arch, trainable: str, modules: Any, dtype: Any) -> None:
-    from jaxage.commands.benchmark.torch_baseline import Torch, available
+    from jaxage.commands.benchmark.torch_baseline import TorchModel, torch_available
 
-    assert available()
-    torch = Torch(arch, trainable, IMAGES, AGES, dtype)
+    assert torch_available()
+    torch = TorchModel(arch, trainable, IMAGES, AGES, dtype)
     before = {name: value.clone() for name, value in torch.network.state_dict().items()}
     torch.predict(np.arange(4))
     torch.train(np.arange(8))
@@ -40,6 +42,15 @@ def test_what_learns_learns_and_the_rest_stays(arch: Arch, trainable: str, modul
     moved = {name for name in before if not torch_equal(before[name], after[name])}
     assert moved == {name for name in before if name.startswith(modules)}
     assert tuple(torch.predict(np.arange(4)).shape) == (4,)
+
+
+def test_torchvision_has_every_network() -> None:
+    from jaxage.commands.benchmark.torch_baseline import build
+
+    for arch in MODELS:
+        head = create_model(arch).spec.head
+        biases = {name: value for name, value in build(arch).named_parameters() if name.endswith("bias")}
+        assert [tuple(value.shape) for name, value in biases.items() if is_within(name, head)] == [(1,)]
 
 
 def torch_equal(a: Any, b: Any) -> bool:

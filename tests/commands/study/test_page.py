@@ -3,6 +3,8 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
+from functools import partial
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,23 +14,30 @@ import pytest
 from PIL import Image
 
 from jaxage.commands.study.page import write_study
-from jaxage.commands.study.recipes import REPORT_MODELS, Protocol
-from jaxage.commands.study.summary import Result, summarize
+from jaxage.commands.study.plots import _line_style
+from jaxage.commands.study.recipes import REPORT_MODELS, ModelSpec, Protocol
+from jaxage.commands.study.summary import FailedRun, Result, summarize
+from jaxage.metrics import METRICS, Metric, cumulative_score
 from tests.studies import dataset, made_up
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-def study(folder: Path, protocols: tuple[Protocol, ...] = ("report", "best"), **changes: Any) -> Path:
+def study(
+    folder: Path,
+    protocols: tuple[Protocol, ...] = ("report", "best"),
+    models: Sequence[ModelSpec] = REPORT_MODELS[::-1],
+    **changes: Any,
+) -> Path:
     results: list[Result] = [
         made_up(protocol, spec, seed, noise=4 + place + 3 * (protocol == "report"))
         for protocol in protocols
-        for place, spec in enumerate(reversed(REPORT_MODELS))
+        for place, spec in enumerate(models)
         for seed in range(2)
     ]
     data = {protocol: dataset() for protocol in protocols}
-    failed = [{"run": "best, resnet18:all, seed 0", "reason": "the loss <is> no number"}]
-    summary = summarize(results, data, failed, [spec.name for spec in reversed(REPORT_MODELS)])
+    failed: list[FailedRun] = [{"run": "best, resnet18:all, seed 0", "reason": "the loss <is> no number"}]
+    summary: Any = summarize(results, data, failed, [spec.name for spec in models])
     funnel = [{"step": "single face", "kept": 10, "dropped": 2}]
     write_study(folder, summary | {"funnel": funnel, "demonstration": False} | changes, results, data, worst=True)
     return folder
@@ -49,7 +58,7 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
         self.open: list[str] = []
-        self.loader(text)
+        self.feed(text)
         assert not self.open
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
@@ -142,10 +151,23 @@ def test_faces_are_not_left_where_none_are_asked_for(tmp_path: Path) -> None:
     assert not (tmp_path / "figures" / "worst-report.png").exists()
 
 
-def test_one_protocol_makes_a_page_too(tmp_path: Path) -> None:
-    page = (study(tmp_path, ("best",)) / "study.html").read_text()
-    Page(page)
-    assert 'id="recipe"' not in page
+def test_one_protocol_other_networks_and_a_metric_of_ones_own_make_a_page_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    within_10 = partial(cumulative_score, within=10.0)
+    monkeypatch.setitem(METRICS, "cs10", Metric(within_10, "CS@10", "", 2, higher_is_better=True, headline=True))
+    study(tmp_path, ("best",), [ModelSpec("resnet50", layers) for layers in ("fc:0.5", "fc:0.5,layer4")])
+    html, markdown, table = ((tmp_path / f"study.{end}").read_text() for end in ("html", "md", "csv"))
+    Page(html)
+    assert 'id="recipe"' not in html
+    assert html.count('<th scope="col">CS@10</th>') == markdown.count(" CS@10 |") == 2
+    assert re.search(r"best: resnet50 \+ layer4: (worse|PLCC.*CS@10)", html)
+    assert table.splitlines()[0].endswith("cs10,cs10_spread,cs10_low,cs10_high")
+    assert "resnet50,fc:0.5," in table
+
+
+def test_lines_of_many_models_can_be_told_apart() -> None:
+    assert len({str(_line_style(place)) for place in range(64)}) == 64
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 
 from jaxage.commands.study.run import StudyConfig, plan_runs, study, train_config
 from jaxage.training.loop import Diverged
-from jaxage.training.run_folder import RunError, read_config
+from jaxage.training.run_folder import RunError, lock_run_dir, read_config
 from jaxage.types import UserError
 from tests.faces import write_faces
 
@@ -62,7 +63,7 @@ def test_a_study_leaves_its_page_and_its_runs(done: tuple[Path, list[str]]) -> N
         assert model["scores"]["mae"]["seeds"] == [report["test"]["mae"]]
     assert not summary["same_test"]
     assert summary["gains"] == []
-    assert any("1 runs are left, about 0 h" in line for line in said)
+    assert any("runs left: 1, about 0 h" in line for line in said)
     assert any("all runs are done" in line for line in said)
 
 
@@ -123,9 +124,9 @@ def test_a_run_that_diverges_is_left_out(
     ("changes", "message"),
     [
         ({"seeds": 0}, r"--seeds must be 1 or more, got 0"),
-        ({"models": ("resnet18:fc", "resnet18:fc")}, r"each model once.*twice: resnet18:fc"),
-        ({"models": ("resnet18",)}, r"'resnet18' is no model"),
-        ({"weights": ("resnet50=random",)}, r"write NETWORK=WEIGHTS, networks are mobilenet_v2, resnet18"),
+        ({"models": ("resnet18:fc", "resnet18:fc")}, r"each only once; twice: resnet18:fc"),
+        ({"models": ("resnet18",)}, r"'resnet18' is not a model"),
+        ({"weights": ("vgg16=random",)}, r"write NETWORK=WEIGHTS; networks are .*resnet18"),
         ({"weights": ("random",)}, r"write NETWORK=WEIGHTS"),
     ],
 )
@@ -163,10 +164,50 @@ def test_runs_of_data_that_changed_since_are_not_mixed(
     path, _, identity = text.splitlines()[1].split(",")
     try:
         faces.write_text(text.replace(text.splitlines()[1], f"{path},99,{identity}"))
-        with pytest.raises(RunError, match="is of other data"):
+        with pytest.raises(RunError, match="was trained on other data"):
             study(small(faces, tmp_path / "study"), lambda _: None)
     finally:
         faces.write_text(text)
+
+
+def test_a_run_in_use_is_named_and_what_is_finished_is_kept(
+    done: tuple[Path, list[str]], faces: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "study"
+    shutil.copytree(done[0], out)
+    folder = out / "runs" / "best" / "resnet18-fc" / "seed-0"
+    (folder / "report.json").unlink()
+    before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
+    message = (
+        r"^run 2 of 2 \(best, resnet18:fc, seed 0\): .*seed-0 is in use by another process.* Finished runs are kept"
+    )
+    with lock_run_dir(folder), pytest.raises(RunError, match=message):
+        study(small(faces, out), lambda _: None)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_two_studies_at_once_write_one_page_after_the_other(
+    done: tuple[Path, list[str]], faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or one would remove the other's pictures before they are on its page. Together again, they are one study."""
+    out = tmp_path / "study"
+    shutil.copytree(done[0], out)
+    (out / "study-settings.json").unlink()
+    writing, most = list[str](), list[int]()
+
+    def write_slowly(*_: Any, **__: Any) -> None:
+        writing.append("page")
+        time.sleep(0.3)
+        most.append(len(writing))
+        writing.pop()
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(importlib.import_module("jaxage.commands.study.run"), "write_study", write_slowly)
+        both = [pool.submit(study, small(faces, out, protocol=each), lambda _: None) for each in ("report", "best")]
+        summaries = [each.result() for each in both]
+    assert most == [1, 1]
+    assert [model["protocol"] for summary in summaries for model in summary["models"]] == ["report", "best"]
+    assert len(study(small(faces, out), lambda _: None)["models"]) == 2
 
 
 def test_nothing_to_compare_is_said(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +215,7 @@ def test_nothing_to_compare_is_said(faces: Path, tmp_path: Path, monkeypatch: py
         raise Diverged("the loss was no finite number at step 3; there is no checkpoint yet")
 
     monkeypatch.setattr(importlib.import_module("jaxage.commands.study.run"), "train", failing)
-    with pytest.raises(UserError, match=r"no run came to an end \(best, resnet18:fc, seed 0: the loss was no finite"):
+    with pytest.raises(UserError, match=r"all runs failed \(best, resnet18:fc, seed 0: the loss was no finite"):
         study(small(faces, tmp_path / "study", protocol="best"), lambda _: None)
 
 

@@ -147,5 +147,5 @@ def test_a_run_of_other_data_is_refused(tmp_path: Path) -> None:
     other = make_records(["a", "b", "c"], [1.0, 2.0, 3.0], split=["train", "validation", "test"])
     with pytest.raises(RunError, match="has been changed"):
         read_result("best", REPORT_MODELS[2], 0, tmp_path, report, dataset(other))
-    with pytest.raises(RunError, match="is of other data"):
+    with pytest.raises(RunError, match="was trained on other data"):
         read_result("best", REPORT_MODELS[2], 0, tmp_path, {"data": {"sha256": "other"}}, dataset(records))
