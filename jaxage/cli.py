@@ -1,22 +1,30 @@
 """The command line, `jaxage train` and its sisters. Only this file knows tyro."""
 
-import dataclasses
+import ast
+import inspect
 import io
 import json
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import MISSING as DATACLASS_MISSING
+from dataclasses import fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_type_hints
 
 import tyro
+from tyro import MISSING
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from jaxage.commands.benchmark.run import BenchmarkConfig
 from jaxage.commands.benchmark.run import benchmark as run_benchmark
 from jaxage.commands.convert import convert as convert_weights
 from jaxage.commands.evaluate import evaluate as score
 from jaxage.commands.explain import explain as explain_images
+from jaxage.commands.lr_find import RANGE_TESTS
 from jaxage.commands.lr_find import lr_find as find_learning_rate
 from jaxage.commands.predict import predict as predict_ages
 from jaxage.commands.prepare import prepare as prepare_faces
@@ -29,6 +37,8 @@ from jaxage.data.importers.importer import Importer
 from jaxage.data.importers.table import IMPORTERS
 from jaxage.data.load import DEMO_FACES, DEMO_SIZE, image_size
 from jaxage.data.prepare.options import PrepareOptions
+from jaxage.losses import LOSSES
+from jaxage.models.registry import MODELS
 from jaxage.pretrained.download import WeightsUnavailableError
 from jaxage.report.tables import scores_table
 from jaxage.training.loop import Diverged, Stopped
@@ -36,15 +46,24 @@ from jaxage.training.run_folder import find_run
 from jaxage.types import Arch, Split, UserError
 from jaxage.utils.runtime import prepare_jax, restart_with_huge_pages
 
+
+class Asked(NamedTuple):
+    """Settings of a run, and which of them were typed."""
+
+    config: TrainConfig
+    given: frozenset[str]
+
+
 _Run = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
 _File = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
 _Images = tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE...")]]
 
 
-def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> None:
+def train(asked: Annotated[Asked, tyro.conf.arg(name="")]) -> None:
     """Fine-tune a network on faces, and test it."""
-    prepare_jax(image_size(find_run(config)[0]))  # a resumed run has the settings it began with
-    run_training(config)
+    settings, _ = find_run(*asked)  # a resumed run has the settings it was started with
+    prepare_jax(image_size(settings))
+    run_training(asked.config, given=asked.given)
 
 
 def evaluate(
@@ -102,16 +121,9 @@ def _prepare_command(importer: Importer[Any]) -> Any:
     def command(source: Any, options: Annotated[PrepareOptions, tyro.conf.arg(name="")]) -> None:
         prepare_faces(importer, source, options)
 
-    command.__annotations__["source"] = Annotated[_with_positional_file(importer.options), tyro.conf.arg(name="")]
+    command.__annotations__["source"] = Annotated[importer.options, tyro.conf.arg(name="")]
     about = tyro.conf.subcommand(importer.name, description=importer.title, constructor=command)
     return Annotated[Any, about, tyro.conf.OmitArgPrefixes]
-
-
-def _with_positional_file(options: type) -> type:
-    """The class with its field `file`, if there is one, as a positional argument."""
-    if "file" not in {field.name for field in dataclasses.fields(options)}:
-        return options
-    return dataclasses.make_dataclass(options.__name__, [("file", _File)], bases=(options,), frozen=True)
 
 
 def draw_synthetic(root: Path, faces: int = DEMO_FACES, size: int = DEMO_SIZE, seed: int = 0) -> None:
@@ -155,15 +167,16 @@ def benchmark(config: Annotated[BenchmarkConfig, tyro.conf.arg(name="")]) -> Non
     run_benchmark(config)
 
 
-def lr_find(config: Annotated[TrainConfig, tyro.conf.arg(name="")], steps: int = 300) -> None:
+def lr_find(asked: Annotated[Asked, tyro.conf.arg(name="")], steps: int = 300) -> None:
     """Raise the learning rate step by step, and draw how the loss goes: where to set it.
 
     Args:
-        config: As for train; the folder is lr-find without --out.
+        asked: As for train; the folder is runs/lr-find-ARCH-TRAINABLE-TIME without --out.
         steps: How many steps the rate takes from 1e-6 to 1.
     """
-    prepare_jax(image_size(config))
-    find_learning_rate(config, steps)
+    settings, _ = find_run(*asked, RANGE_TESTS)
+    prepare_jax(image_size(settings))
+    find_learning_rate(asked.config, steps, given=asked.given)
 
 
 def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
@@ -189,13 +202,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exits with 1 and one message on what the user can mend, with 128 + n after signal n."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            _COMMANDS,
-            prog="jaxage",
-            description="Fine-tune ImageNet networks to predict age from a face.",
-            args=arguments,
-        )
+        with _field_rules(arguments):
+            tyro.extras.subcommand_cli_from_dict(
+                _COMMANDS,
+                prog="jaxage",
+                description="Fine-tune ImageNet networks to predict age from a face.",
+                args=arguments,
+            )
     except (UserError, WeightsUnavailableError, Diverged) as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:
@@ -209,6 +224,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(128 + stop.signum)
+
+
+def _field_rules(arguments: Sequence[str]) -> ConstructorRegistry:
+    """How tyro reads our dataclasses: choices from tables, help without line breaks of docstrings, and `Asked`."""
+    registry = ConstructorRegistry()
+    typed = {text.partition("=")[0].removeprefix("--").replace("-", "_") for text in arguments if text.startswith("--")}
+
+    @registry.struct_rule
+    def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if info.type is Asked:
+            names = {field.name for field in fields(TrainConfig)}
+            given = frozenset(name for name in names if {name, f"no_{name}"} & typed)
+            return StructConstructorSpec(lambda **values: Asked(TrainConfig(**values), given), _options(TrainConfig))
+        if is_dataclass(info.type) and info.type.__module__.startswith("jaxage."):
+            return StructConstructorSpec(info.type, _options(info.type))
+        return None
+
+    return registry
+
+
+def _options(config: type) -> tuple[StructFieldSpec, ...]:
+    """An option for each field of a dataclass, with its docstring as help."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0].body  # type: ignore[attr-defined]
+    helps = {
+        ast.unparse(field.target): " ".join(ast.literal_eval(text.value).split())
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+    types = get_type_hints(config, include_extras=True)
+    choices: dict[str, Any] = {"arch": Literal[*MODELS], "loss": Literal["auto", *LOSSES], "file": _File}
+    return tuple(
+        StructFieldSpec(
+            field.name,
+            choices.get(field.name, types[field.name]),
+            MISSING if field.default is DATACLASS_MISSING else field.default,
+            helps[field.name],
+        )
+        for field in fields(config)
+    )
 
 
 def run(*command: str) -> None:

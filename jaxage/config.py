@@ -16,6 +16,7 @@ from jaxage.types import Arch, CacheFeatures, FrozenBatchNorm, LossName, Precisi
 class TrainConfig:
     """Fine-tune a network on faces and test it."""
 
+    # Model
     arch: Arch = "resnet18"
     """The network."""
 
@@ -24,23 +25,42 @@ class TrainConfig:
     fc,layer4,layer3:0.1 or classifier,features.18; or "all". The rest is frozen."""
 
     weights: str = "imagenet1k_v1"
-    """Where the network starts: a tag of weights/manifest.json, a .pth or .safetensors file, or "random"."""
+    """Initial weights: a tag of weights/manifest.json, a .pth or .safetensors file, or "random"."""
 
+    frozen_bn: FrozenBatchNorm = "eval"
+    """Frozen BatchNorm: "eval" normalizes by its running statistics, which stay as they are; "train" does as plain
+    PyTorch does: it normalizes by the batch, and the statistics drift."""
+
+    dtype: Precision = "auto"
+    """The dtype of the trunk's computation; "auto" is bfloat16 on a GPU and float32 elsewhere. Parameters and
+    statistics stay float32."""
+
+    # Data
     data: Path | None = None
-    """A folder that jaxage prepare has made, or a CSV with the columns path, age and, if you have them, identity and
-    split; paths are relative to it, in its folder or in a .tar of the same name beside it. Without it, jaxage draws its
-    own faces."""
+    """A folder made by jaxage prepare, or a CSV with the columns path, age and, if known, identity and split. Paths are
+    relative to the CSV's folder, or to a .tar of the same name beside it. Without it, jaxage draws its own faces."""
 
     split: SplitChoice = "given"
-    """How to divide the data: as its split column or its prepared folder says, at random where they do not ("given"),
-    or 60/20/20 anew, "random" or with no person on two sides ("identity")."""
+    """How to divide the data: "given" uses the split column or the prepared folder's splits, and divides at random
+    where there are none; "random" and "identity" (no person on two sides) divide 60/20/20 anew."""
+
+    split_seed: int | None = None
+    """Seed of the split and of the drawn faces, if it is not --seed: runs that differ by --seed then share a test
+    set."""
 
     image_size: int | None = None
-    """Height and width in pixels; without it, 224 for your data and 64 for the drawn faces."""
+    """Height and width in pixels; by default 224 for your data and 64 for the drawn faces."""
 
+    max_bad: float = 0.01
+    """The largest share of images that may be missing or broken before the run stops."""
+
+    # Optimization
     loss: LossName = "auto"
     """dldl learns a distribution over ages 0-100; l1, mse and huber regress the standardized age. "auto" is what
-    validated best: huber where more of ResNet18 learns than its head, dldl elsewhere."""
+    validated best: huber where more of a ResNet learns than its head, dldl elsewhere."""
+
+    solver: Solver = "adamw"
+    """"ridge" finds a head of one output in closed form, with the strength that is best on the validation split."""
 
     epochs: int = 10
     """How often each training image is seen."""
@@ -49,10 +69,10 @@ class TrainConfig:
     """Images per step, over all devices."""
 
     learning_rate: float = 5e-4
-    """AdamW's peak, after warm-up and before cosine decay."""
+    """AdamW's peak learning rate, after warm-up and before cosine decay."""
 
     weight_decay: float = 0.05
-    """AdamW's decay of kernels; BatchNorm and biases have none."""
+    """AdamW's weight decay of kernels; BatchNorm and biases have none."""
 
     warmup: float = 0.05
     """The share of all steps over which the learning rate rises."""
@@ -61,57 +81,43 @@ class TrainConfig:
     """The largest global norm of the gradient of what learns."""
 
     ema: float = 0.999
-    """Decay of the averaged parameters that are validated and exported; 0 turns averaging off."""
+    """Decay of the averaged parameters, which are validated and exported; 0 turns averaging off."""
 
     views: int = 2
-    """How many fixed views of a training image are learned from: itself, its mirror, and random crops."""
+    """How many fixed views of each training image there are: itself, its mirror, and random crops."""
 
     augment: bool = False
-    """Learn from crops (80-100 % of the area), flips and light color changes drawn anew at every step instead."""
-
-    cache_features: CacheFeatures = "auto"
-    """Run the frozen layers once and keep what they give: on the device, in host memory, or on disk, in a file that
-    later runs find again. "auto" does so if it saves time."""
-
-    solver: Solver = "adamw"
-    """"ridge" finds a head of one output in closed form, with the strength that is best on the validation split."""
+    """Draw crops (80-100 % of the area), flips and light color changes anew at every step instead of fixed views."""
 
     unfreeze: str = ""
-    """When groups of --trainable begin to learn, as shares of all steps, such as layer4@0.1,layer3@0.3; until then they
-    are frozen. The others learn from the first step."""
+    """When groups of --trainable begin to learn, as shares of all steps, such as layer4@0.1,layer3@0.3; until then
+    they are frozen. The other groups learn from the first step."""
 
     balance: float = 0.0
-    """Count rare ages more: an image's loss is weighted by the smoothed number of training images of its age to the
-    power of minus this; 1 makes all ages count alike."""
+    """Weight rare ages more: an image's loss is multiplied by the smoothed number of training images of its age to
+    the power of minus this. 1 makes all ages count alike, 0 all images."""
 
     flip: bool = True
     """Predict the mean of an image's age and its mirror's."""
 
-    frozen_bn: FrozenBatchNorm = "eval"
-    """Frozen BatchNorm: "eval" keeps its running statistics; "train" does as plain PyTorch does, which normalizes by
-    the batch and lets them drift."""
-
-    dtype: Precision = "auto"
-    """What the trunk computes in, bfloat16 on a GPU and float32 elsewhere unless you say; parameters and statistics
-    stay float32."""
-
-    seed: int = 0
-    """Of the split, the new head, the order of images, the augmentation, and the drawn faces."""
-
-    split_seed: int | None = None
-    """Of the split and the drawn faces alone, where it is not --seed: runs that differ by --seed then share a test."""
-
-    max_bad: float = 0.01
-    """The largest share of images that may be missing or broken before the run stops."""
+    # Speed
+    cache_features: CacheFeatures = "auto"
+    """Run the frozen layers once and cache their output: on the device, in host memory, or on disk, in a file
+    that later runs find. "auto" does so if it saves time."""
 
     memory_budget: float | None = None
-    """GiB of each device that the images may take; more are streamed from the disk. Without it, half of the device."""
+    """GiB of each device for images and cached features together; what does not fit is streamed. By default half
+    of the device."""
+
+    # Run
+    seed: int = 0
+    """Seed of the split, the new head, the order of images, the augmentation, and the drawn faces."""
 
     out: Path | None = None
-    """The run's folder; without it, runs/ARCH-TRAINABLE-TIME."""
+    """The run's folder; by default runs/ARCH-TRAINABLE-TIME."""
 
     resume: bool = False
-    """Go on where the run in --out, or the newest of this arch and trainable, stopped."""
+    """Continue the run in --out, or the newest run of this network and these layers."""
 
     def __post_init__(self) -> None:
         """Raise UserError naming the first field that cannot be used."""

@@ -1,5 +1,9 @@
-"""What the head is trained for: an objective turns logits and ages into a loss, and logits into ages."""
+"""Losses: how a head is trained, and how its output becomes an age.
 
+Each loss is one entry of `LOSSES`. To train with a loss of your own, add an entry; its name then works everywhere.
+"""
+
+import difflib
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,85 +12,113 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from jaxage.types import Ages, Logits, LossName, RowWeights
+from jaxage.types import Ages, Logits, LossName, RowWeights, UserError, Years
 
 Scalar = Float[Array, ""]
-
-LOSSES = ("l1", "mse", "huber", "dldl")
 
 _BINS = 101
 _SIGMA = 2.0
 
 
-class Objective(NamedTuple):
-    """How ages are learnt and read.
+class Loss(NamedTuple):
+    """One way to train a head. `mean` and `std` are those of the training ages, in years.
 
-    outputs: how many logits a row needs.
-    loss: (logits, age in years, weight) -> sum(weight * loss of the row) / sum(weight), a scalar. Rows of weight 0
-        are not looked at; all weights 0 give NaN. Raises ValueError unless the shapes are (n, outputs), (n,), (n,).
-    predict: logits (n, outputs) -> age in years (n,), not clipped. Raises ValueError for another shape.
+    title: A few words that explain the name.
+    outputs: How many numbers the head computes for one face.
+    row_losses: (logits (n, outputs), true age in years (n,), mean, std) -> the loss of each row (n,).
+    to_age: (logits (n, outputs), mean, std) -> age in years (n,). It may be negative.
+    formula: `to_age` in words, for `model.json`.
+    """
+
+    title: str
+    outputs: int
+    row_losses: Callable[[Logits, Ages, float, float], Ages]
+    to_age: Callable[[Logits, float, float], Ages]
+    formula: str
+
+
+class Objective(NamedTuple):
+    """A loss with its training statistics: what the training and the prediction steps call.
+
+    name: The key in `LOSSES`.
+    outputs: How many logits a row needs.
+    loss: (logits (n, outputs), age in years (n,), weight (n,)) -> sum(weight * row loss) / sum(weight), a scalar. Rows
+        of weight 0 are ignored, whatever they hold. If all weights are 0, the loss is NaN.
+    predict: logits (n, outputs) -> age in years (n,), at least 0. Negative ages are set to 0. True ages are not
+        negative, so absolute errors can only fall. PLCC changes slightly, and ages of exactly 0 are ties for SROCC.
+    unclipped: As `predict`, but the age may be negative. Use it for gradients: they are 0 where `predict` clips.
+
+    All three functions raise ValueError for arrays of another shape.
     """
 
     name: LossName
     outputs: int
     loss: Callable[[Logits, Ages, RowWeights], Scalar]
     predict: Callable[[Logits], Ages]
+    unclipped: Callable[[Logits], Ages]
 
 
 def make_objective(name: LossName, mean: float, std: float) -> Objective:
-    """The objective of that name; `mean` and `std` are the training ages', in years.
+    """Build the objective of one loss.
 
-    With one output z and the age standardized, d = z - (age - mean) / std, a row's loss is |d| for `l1`, d^2 for
-    `mse`, and d^2 / 2 where |d| <= 1, |d| - 1/2 beyond, for `huber`; the age is z * std + mean.
+    Args:
+        name: A key of `LOSSES`.
+        mean: Mean of the training ages in years.
+        std: Standard deviation of the training ages in years.
 
-    `dldl` is DLDL-v2 (Gao et al., IJCAI 2018): softmax over 101 bins, one for each year from 0 to 100; a row's loss
-    is KL(label || softmax) + |expectation - age|, where the label is a Gaussian round the age (sigma 2 years,
-    normalized over the bins); the age is the expectation. It does not use `mean` and `std`.
+    Returns:
+        The objective. It computes in float32, whatever the dtype of the logits.
 
-    Raises ValueError for an unknown name, a mean that is not finite, and a std that is not finite and above 0.
+    Raises:
+        UserError: If the name is unknown.
+        ValueError: If `mean` is not finite, or `std` is not finite and above 0.
     """
     if name not in LOSSES:
-        raise ValueError(f"unknown loss {name!r}; choose one of {', '.join(LOSSES)}")
+        raise UserError(_unknown(name))
     if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
         raise ValueError(f"training ages of mean {mean} and std {std}: both must be finite and std above 0")
-    outputs = _BINS if name == "dldl" else 1
+    entry = LOSSES[name]
+
+    def unclipped(logits: Logits) -> Ages:
+        _check_logits(logits, entry.outputs)
+        return entry.to_age(logits.astype(jnp.float32), mean, std)
 
     def predict(logits: Logits) -> Ages:
-        _check_logits(logits, outputs)
-        logits = logits.astype(jnp.float32)
-        if name == "dldl":
-            return (jax.nn.softmax(logits) * _years()).sum(axis=1)
-        return logits[:, 0] * std + mean
+        return jnp.maximum(unclipped(logits), 0)
 
     def loss(logits: Logits, age: Ages, weight: RowWeights) -> Scalar:
-        _check_logits(logits, outputs)
+        _check_logits(logits, entry.outputs)
         if not logits.shape[:1] == age.shape == weight.shape:
             raise ValueError(
                 f"logits {logits.shape}, age {age.shape}, weight {weight.shape}: "
-                f"expected ({logits.shape[0]}, {outputs}), ({logits.shape[0]},), ({logits.shape[0]},)"
+                f"expected ({logits.shape[0]}, {entry.outputs}), ({logits.shape[0]},), ({logits.shape[0]},)"
             )
         counts = weight > 0
         logits = jnp.where(counts[:, None], logits.astype(jnp.float32), 0)
         age = jnp.where(counts, age, mean)
-        if name == "dldl":
-            losses = _label_divergence(logits, age) + jnp.abs(predict(logits) - age)
-        else:
-            losses = _REGRESSION[name](logits[:, 0], (age - mean) / std)
-        return (weight * losses).sum() / weight.sum()
+        return (weight * entry.row_losses(logits, age, mean, std)).sum() / weight.sum()
 
-    return Objective(name, outputs, loss, predict)
+    return Objective(name, entry.outputs, loss, predict, unclipped)
 
 
-def reweight_by_age(objective: Objective, ages: Float[np.ndarray, " n"], power: float) -> Objective:
-    """The same objective with rare ages counting more: each row's loss times density(age) ** -power.
+def reweight_by_age(objective: Objective, ages: Years, power: float) -> Objective:
+    """Give rare ages more weight: multiply the loss of each row by density(age) ** -power.
 
-    The density is that of the training `ages`, in whole years, smoothed by a Gaussian (sigma 2 years): label
-    distribution smoothing (Yang et al., ICML 2021). The factors have mean 1 over the training ages.
+    The density is the histogram of the training ages in whole years, smoothed by a Gaussian (sigma 2 years). This is
+    label distribution smoothing (Yang et al., ICML 2021).
+
+    Args:
+        objective: The objective to change. Only its loss changes.
+        ages: The training ages in years.
+        power: 0 changes nothing; 1 gives all ages the same total weight.
+
+    Returns:
+        The new objective. The factors have mean 1 over the training ages.
     """
     years = np.arange(_BINS)
-    counts = np.bincount(_year(ages), minlength=_BINS)
+    counts = np.bincount(_whole_years(ages), minlength=_BINS)
     smooth = np.exp(-((years[:, None] - years) ** 2) / (2 * _SIGMA**2)) @ counts
     scale = np.maximum(smooth, smooth[counts > 0].min()) ** -power
     table = jnp.asarray(scale * counts.sum() / (counts * scale).sum(), jnp.float32)
@@ -99,25 +131,61 @@ def reweight_by_age(objective: Objective, ages: Float[np.ndarray, " n"], power: 
     return objective._replace(loss=loss)
 
 
-def _year(ages: Float[np.ndarray, " n"]) -> np.ndarray:
-    return np.clip(np.round(ages), 0, _BINS - 1).astype(np.int64)
+def _regression(title: str, error: Callable[[Array, Array], Array]) -> Loss:
+    """A head of one output z that is compared with the standardized age; the age is z * std + mean."""
+    return Loss(
+        title,
+        outputs=1,
+        row_losses=lambda logits, age, mean, std: error(logits[:, 0], (age - mean) / std),
+        to_age=lambda logits, mean, std: logits[:, 0] * std + mean,
+        formula="max(0, z * age_std + age_mean)",
+    )
 
 
-_REGRESSION: dict[str, Callable[[Array, Array], Array]] = {
-    "l1": lambda output, target: jnp.abs(output - target),
-    "mse": lambda output, target: (output - target) ** 2,
-    "huber": optax.huber_loss,
+def _expectation(logits: Logits) -> Ages:
+    return (jax.nn.softmax(logits) * _years()).sum(axis=1)
+
+
+def _label_distribution(logits: Logits, age: Ages) -> Ages:
+    """DLDL-v2 (Gao et al., IJCAI 2018): KL(label || softmax) + |expectation - age|.
+
+    The softmax is over 101 bins, one for each year from 0 to 100. The label is a Gaussian around the true age (sigma
+    2 years), normalized over the bins.
+    """
+    label = jax.nn.log_softmax(-((_years() - age[:, None]) ** 2) / (2 * _SIGMA**2))
+    divergence: Ages = optax.losses.kl_divergence_with_log_targets(jax.nn.log_softmax(logits), label)
+    return divergence + jnp.abs(_expectation(logits) - age)
+
+
+LOSSES: dict[LossName, Loss] = {
+    "l1": _regression("absolute error", lambda output, target: jnp.abs(output - target)),
+    "mse": _regression("squared error", lambda output, target: (output - target) ** 2),
+    "huber": _regression("squared error up to one standard deviation, absolute error beyond", optax.huber_loss),
+    "dldl": Loss(
+        "a distribution over the ages 0 to 100",
+        outputs=_BINS,
+        row_losses=lambda logits, age, mean, std: _label_distribution(logits, age),
+        to_age=lambda logits, mean, std: _expectation(logits),
+        formula="softmax-weighted mean of 0, 1, ...",
+    ),
 }
+"""All losses by name. With d = z - (age - mean) / std, the row loss is |d| for `l1`, d^2 for `mse`, and d^2 / 2 where
+|d| <= 1 and |d| - 1/2 elsewhere for `huber`."""
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name.lower(), LOSSES, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    choices = ", ".join(f"{key} ({entry.title})" for key, entry in LOSSES.items())
+    return f"unknown loss {name!r}{hint}: choose one of {choices}"
+
+
+def _whole_years(ages: Years) -> Int[np.ndarray, " n"]:
+    return np.clip(np.round(ages), 0, _BINS - 1).astype(np.int64)
 
 
 def _years() -> Float[Array, "1 bins"]:
     return jnp.arange(_BINS, dtype=jnp.float32)[None, :]
-
-
-def _label_divergence(logits: Logits, age: Ages) -> Ages:
-    label = jax.nn.log_softmax(-((_years() - age[:, None]) ** 2) / (2 * _SIGMA**2))
-    divergence: Ages = optax.losses.kl_divergence_with_log_targets(jax.nn.log_softmax(logits), label)
-    return divergence
 
 
 def _check_logits(logits: Logits, outputs: int) -> None:

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 
 import jax
+import jaxtyping
 import pytest
 
 _COMPILED = tempfile.TemporaryDirectory(prefix="jaxage-compiled-")
@@ -24,3 +25,11 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXAGE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def no_type_checker() -> Iterator[None]:
+    """As outside the tests: only the code's own checks."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -36,7 +36,7 @@ def made_up(protocol: Protocol, model: ModelSpec, seed: int, noise: float = 8.0,
     age = records.age[records.rows_of("test")]
     error = np.random.default_rng(seed).normal(0, noise, len(age))
     prediction = (np.full(len(age), 40.0) if constant else age + error).astype(np.float32)
-    scores: dict[str, Any] = {name: float(metric(prediction, age)) for name, metric in METRICS.items()}
+    scores: dict[str, Any] = {name: float(metric.function(prediction, age)) for name, metric in METRICS.items()}
     history = [
         {"epoch": epoch, "train_loss": 1 / epoch, "learning_rate": 1e-3, "validation": {"mae": 5 + noise / epoch}}
         for epoch in (1, 2, 3)

@@ -11,11 +11,11 @@ from jaxage.config import TrainConfig
 from jaxage.data.sampler import EpochBatches
 from jaxage.losses import make_objective
 from jaxage.models.registry import Model, create_model
-from jaxage.training.freeze import Group, first_trainable_block, label_tree, parse_trainable, train_bn_modules
+from jaxage.training.freeze import FreezePlan, make_freeze_plan, parse_trainable
 from jaxage.training.inputs import from_images
 from jaxage.training.optimizer import make_optimizer
 from jaxage.training.state import init_state
-from jaxage.training.step import make_train_step
+from jaxage.training.step import StepOptions, make_train_step
 from jaxage.types import Arch, Params, Variables
 from jaxage.utils.sharding import make_mesh
 from jaxage.utils.trees import flatten, unflatten
@@ -33,15 +33,15 @@ def flops(function: Any, *arguments: Any) -> float:
     return float(jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"])
 
 
-def needed(model: Model, variables: Variables, groups: tuple[Group, ...], train_bn: frozenset[str]) -> float:
+def needed(model: Model, variables: Variables, plan: FreezePlan) -> float:
     """Forward and the needed backward: differentiation by the learning leaves alone, the rest plain constants."""
     leaves = flatten(variables["params"])
-    learning = {name: leaf for name, leaf in leaves.items() if any(group.holds(name) for group in groups)}
+    learning = {name: leaf for name, leaf in leaves.items() if any(group.holds(name) for group in plan.groups)}
     frozen = {name: leaf for name, leaf in leaves.items() if name not in learning}
 
     def loss(learning: Params, frozen: Params, batch_stats: Params, images: Array, ages: Array) -> Any:
         params = unflatten(learning | frozen)
-        output = model.apply({"params": params, "batch_stats": batch_stats}, images, train_bn=train_bn)
+        output = model.apply({"params": params, "batch_stats": batch_stats}, images, train_bn=plan.train_bn)
         return OBJECTIVE.loss(output.logits, ages, jnp.ones(BATCH)), output.batch_stats
 
     images = jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 3), jnp.float32)
@@ -49,21 +49,11 @@ def needed(model: Model, variables: Variables, groups: tuple[Group, ...], train_
     return flops(jax.grad(loss, has_aux=True), learning, frozen, variables["batch_stats"], images, ages)
 
 
-def spent(model: Model, config: TrainConfig, variables: Variables, groups: tuple[Group, ...]) -> float:
-    labels = label_tree(variables["params"], groups)
-    train_bn = train_bn_modules(variables["batch_stats"], labels, config.frozen_bn)
-    optimizer = make_optimizer(config, groups, labels, total_steps=10)
-    step = make_train_step(
-        model,
-        OBJECTIVE,
-        optimizer,
-        labels,
-        train_bn,
-        from_images(model, CHANNELS, start=first_trainable_block(model.spec.units, labels, train_bn)),
-        average_decay=0.9,
-        seed=0,
-        mesh=make_mesh(jax.devices()[:1]),
-    )
+def spent(model: Model, config: TrainConfig, variables: Variables, plan: FreezePlan) -> float:
+    optimizer = make_optimizer(config, plan, total_steps=10)
+    input_fn = from_images(model, CHANNELS, start=plan.first_block)
+    options = StepOptions(make_mesh(jax.devices()[:1]), 0, 0.9)
+    step = make_train_step(model, OBJECTIVE, optimizer, plan, input_fn, options)
     state = jax.eval_shape(lambda v: init_state(v, optimizer), variables)
     images = jax.ShapeDtypeStruct((100, SIZE, SIZE, 3), jnp.uint8)
     ages = jax.ShapeDtypeStruct((100,), jnp.float32)
@@ -87,8 +77,7 @@ def spent(model: Model, config: TrainConfig, variables: Variables, groups: tuple
 def test_a_step_costs_the_forward_and_the_needed_backward(arch: Arch, trainable: str) -> None:
     model = create_model(arch)
     variables = jax.eval_shape(model.init, jax.random.key(0))
-    groups = parse_trainable(trainable, variables["params"])
-    train_bn = train_bn_modules(variables["batch_stats"], label_tree(variables["params"], groups), "eval")
+    plan = make_freeze_plan(model, variables, parse_trainable(trainable, variables["params"]), "eval")
     config = TrainConfig(arch=arch, trainable=trainable)
-    ratio = spent(model, config, variables, groups) / needed(model, variables, groups, train_bn)
+    ratio = spent(model, config, variables, plan) / needed(model, variables, plan)
     assert 0.95 < ratio <= 1.05

@@ -1,8 +1,5 @@
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +7,9 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 from scipy import ndimage, special, stats
 
-from jaxage.losses import LOSSES, LossName, Objective, make_objective, reweight_by_age
+from jaxage.losses import LOSSES, Loss, Objective, make_objective, reweight_by_age
+from jaxage.types import LossName, Params, UserError
+from tests.tiny import tiny_model
 
 NAMES = tuple(LOSSES)
 MEAN, STD = 37.5, 20.25
@@ -20,14 +19,6 @@ def batch(objective: Objective, n: int = 6, seed: int = 0) -> tuple[jax.Array, j
     rng = np.random.default_rng(seed)
     logits, age = rng.normal(0, 1.5, (n, objective.outputs)), rng.uniform(0, 100, n)
     return jnp.asarray(logits, jnp.float32), jnp.asarray(age, jnp.float32), jnp.asarray(np.arange(n) % 3, jnp.float32)
-
-
-@pytest.fixture
-def no_type_checker() -> Iterator[None]:
-    """As outside the tests: only the code's own checks."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize(
@@ -142,11 +133,50 @@ def test_half_precision_logits_are_read_in_float32(name: LossName) -> None:
     assert objective.predict(half).dtype == jnp.float32
 
 
+@pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(-50, 50, width=32), min_size=101, max_size=101))
-def test_dldl_predicts_ages_from_0_to_100(logits: list[float]) -> None:
-    age = make_objective("dldl", MEAN, STD).predict(jnp.asarray([logits], jnp.float32))[0]
-    assert -1e-4 <= age <= 100 + 1e-4
+@given(data=st.data())
+def test_no_age_is_below_0(name: LossName, data: st.DataObject) -> None:
+    """And above 0, clipping changes nothing."""
+    objective = make_objective(name, MEAN, STD)
+    numbers = st.floats(-1e6, 1e6, width=32)
+    row = data.draw(st.lists(numbers, min_size=objective.outputs, max_size=objective.outputs))
+    logits = jnp.asarray([row], jnp.float32)
+    age, unclipped = objective.predict(logits)[0], objective.unclipped(logits)[0]
+    assert age >= 0
+    assert age == (unclipped if unclipped > 0 else 0)
+    if name == "dldl":
+        assert age <= 100 + 1e-4
+
+
+def test_where_an_age_is_clipped_the_loss_and_the_unclipped_age_still_have_a_gradient() -> None:
+    objective, logits = make_objective("mse", MEAN, STD), jnp.array([[-4.0]])
+    assert objective.predict(logits) == 0
+    assert objective.unclipped(logits)[0] == pytest.approx(MEAN - 4 * STD)
+    assert jax.grad(lambda x: objective.unclipped(x).sum())(logits)[0, 0] == pytest.approx(STD)
+    assert jax.grad(objective.loss)(logits, jnp.zeros(1), jnp.ones(1))[0, 0] < 0
+    assert jnp.isnan(objective.predict(logits * jnp.nan)).all()
+
+
+def test_a_loss_of_ones_own_is_trained_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative log-likelihood of a Laplace distribution: two outputs, the place and the logarithm of the scale."""
+
+    def laplace(logits: jax.Array, age: jax.Array, mean: float, std: float) -> jax.Array:
+        return jnp.abs(logits[:, 0] - (age - mean) / std) * jnp.exp(-logits[:, 1]) + logits[:, 1]
+
+    own = Loss("Laplace likelihood", 2, laplace, lambda z, mean, std: z[:, 0] * std + mean, "z[0] * age_std + age_mean")
+    monkeypatch.setitem(LOSSES, "laplace", own)
+    model, objective = tiny_model(outputs=2), make_objective("laplace", MEAN, STD)
+    images, ages = jax.random.normal(jax.random.key(0), (8, 8, 8, 3)), jnp.linspace(0.0, 100.0, 8)
+    variables = model.init(jax.random.key(1))
+
+    def loss(params: Params) -> jax.Array:
+        return objective.loss(model.apply(variables | {"params": params}, images).logits, ages, jnp.ones(8))
+
+    value, gradient = jax.value_and_grad(loss)(variables["params"])
+    stepped = jax.tree.map(lambda p, g: p - 0.01 * g, variables["params"], gradient)
+    assert loss(stepped) < value
+    assert objective.predict(model.apply(variables, images).logits).shape == (8,)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -174,10 +204,17 @@ def test_other_shapes_are_refused(name: LossName) -> None:
             objective.predict(wrong)
 
 
-@pytest.mark.usefixtures("no_type_checker")
-def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"unknown loss 'L1'; choose one of l1, mse, huber, dldl"):
-        make_objective("L1", MEAN, STD)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("L1", r"unknown loss 'L1' \(did you mean 'l1'\?\): choose one of l1 \(absolute error\), mse"),
+        ("hubert", r"did you mean 'huber'"),
+        ("crossentropy", r"unknown loss 'crossentropy': choose one of l1"),
+    ],
+)
+def test_unknown_names_are_refused(name: LossName, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_objective(name, MEAN, STD)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -185,7 +185,7 @@ def test_srocc_ignores_increasing_maps(rows: list[tuple[int, int]]) -> None:
 
 
 @pytest.mark.parametrize("metric", EVERY)
-def test_jit_equals_eager(metric: metrics.Metric) -> None:
+def test_jit_equals_eager(metric: metrics.MetricFunction) -> None:
     columns = [jnp.asarray(column) for column in ages(9)]
     with jax.disable_jit():
         eager = metric(*columns)
@@ -348,19 +348,29 @@ def test_summary_of_one_row() -> None:
     assert (result["n"], result["plcc"], result["mae"], result["mae_ci95"]) == (1, None, 2.0, None)
 
 
+@pytest.mark.usefixtures("no_type_checker")
 @pytest.mark.parametrize("shapes", [((0,), (0,)), ((3,), (4,)), ((3, 1), (3,)), ((3, 1), (3, 1))])
 def test_summary_refuses_other_shapes(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match=f"prediction \\({shapes[0][0]},"):
         summary(np.zeros(shapes[0]), np.zeros(shapes[1]))
 
 
+@pytest.mark.usefixtures("no_type_checker")
 def test_metrics_refuse_unequal_shapes_without_the_type_checker() -> None:
-    from jaxtyping import config
+    for metric in EVERY:
+        with pytest.raises(ValueError, match=r"prediction \(3, 1\), target \(3,\)"):
+            metric(jnp.zeros((3, 1)), jnp.zeros(3))
 
-    config.update("jaxtyping_disable", True)
-    try:
-        for metric in EVERY:
-            with pytest.raises(ValueError, match=r"prediction \(3, 1\), target \(3,\)"):
-                metric(jnp.zeros((3, 1)), jnp.zeros(3))
-    finally:
-        config.update("jaxtyping_disable", False)
+
+def test_a_metric_says_how_it_is_shown() -> None:
+    error, correlation = metrics.METRICS["mae"], metrics.METRICS["plcc"]
+    assert (error.heading, correlation.heading) == ("MAE, years", "PLCC")
+    assert (error.format(5.126), error.format(0.2, "+"), error.format(None), error.format(np.nan)) == (
+        "5.13",
+        "+0.20",
+        "-",
+        "-",
+    )
+    assert (error.sentence(5.126), correlation.sentence(0.5)) == ("MAE 5.13 years", "PLCC 0.500")
+    assert metrics.scores_line({"cs5": 0.25, "plcc": None}) == "PLCC -  CS@5 0.250"
+    assert list(metrics.headlines()) == ["plcc", "srocc", "mae"]

@@ -1,49 +1,45 @@
-"""A network small enough to compile in a second, with a frozen part, BatchNorm and a head, and the same interface."""
+"""A network that compiles in a second, with a frozen part, BatchNorm and a head, as an entry of `MODELS`."""
 
 from collections.abc import Collection
 from typing import Any
+from unittest import mock
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
-from jaxage.models.layers import BatchNorm, Conv, Linear
-from jaxage.models.ops.pool import pool
-from jaxage.models.registry import Model, Output, Spec
-from jaxage.types import Variables
-
-UNITS = ("conv1", "layer4", "avgpool", "fc")
+from jaxage.models.layers import BatchNorm, Conv, Linear, conv_norm
+from jaxage.models.network import Network
+from jaxage.models.ops.conv import ConvForm
+from jaxage.models.ops.pool import average_pool
+from jaxage.models.registry import MODELS, Model, create_model
 
 
 class _Tiny(nn.Module):
     outputs: int
-    train_bn: Collection[str] = frozenset()
-    units: Collection[str] = UNITS
+    train_bn: Collection[str]
+    dtype: Any
+    units: Collection[str]
+    conv_form: ConvForm
 
     @nn.compact
-    def __call__(self, x: Any) -> Any:
-        if "conv1" in self.units:
-            x = nn.relu(BatchNorm(train_bn=self.train_bn, name="bn1")(x, Conv(4, stride=2, name="conv1")))
-        if "layer4" in self.units:
-            x = nn.relu(BatchNorm(train_bn=self.train_bn, name="bn4")(x, Conv(8, stride=2, name="layer4")))
-        x = pool(x) if "avgpool" in self.units else x
-        return Linear(self.outputs, name="fc")(x) if "fc" in self.units else x
+    def __call__(self, x: Any, dropout: bool = False) -> Any:
+        stages = {}
+        for unit, features, norm in (("conv1", 4, "bn1"), ("layer4", 8, "bn4")):
+            if unit in self.units:
+                conv = Conv(features, stride=2, dtype=self.dtype, conv_form=self.conv_form, name=unit)
+                bn = BatchNorm(features, self.train_bn, self.dtype, conv_form=self.conv_form, name=norm)
+                stages[unit] = x = nn.relu(conv_norm(conv, bn, x))
+        if "avgpool" in self.units:
+            stages["avgpool"] = x = average_pool(x)
+        if "fc" in self.units:
+            stages["fc"] = x = Linear(self.outputs, name="fc")(x)
+        return x, stages
+
+
+_UNITS = ("conv1", "layer4", "avgpool", "fc")
+TINY = Network(_Tiny, "Tiny", "nowhere", stages=_UNITS, units=_UNITS, head="fc", stage_loss="huber")
 
 
 def tiny_model(outputs: int = 1) -> Model:
-    """`conv1, bn1, layer4, bn4, fc`."""
-
-    def init(key: Any) -> Variables:
-        return dict(_Tiny(outputs).init(key, jnp.zeros((1, 8, 8, 3))))
-
-    def apply(
-        variables: Variables, images: Any, *, start: str = "conv1", train_bn: Any = frozenset(), dropout_key: Any = None
-    ) -> Output:
-        part = _Tiny(outputs, train_bn, UNITS[UNITS.index(start) :])
-        logits, changed = part.apply(variables, images, mutable=["batch_stats"])
-        return Output(logits, jax.tree.map(jnp.asarray, changed["batch_stats"]), {"fc": logits})
-
-    def features(variables: Variables, images: Any, stop: str) -> Any:
-        return _Tiny(outputs, units=UNITS[: UNITS.index(stop)]).apply(variables, images)
-
-    return Model(init, apply, features, Spec("resnet18", ("fc",), UNITS, "fc", outputs))
+    """`conv1, bn1, layer4, bn4, fc`, under the name resnet18."""
+    with mock.patch.dict(MODELS, {"resnet18": TINY}):
+        return create_model("resnet18", outputs=outputs)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxage.commands.predict import decode_file
 from jaxage.data.augment import normalize, to_unit
+from jaxage.data.decode import decode_file
 from jaxage.losses import Objective
 from jaxage.models.registry import Model
 from jaxage.report.saliency import overlay
@@ -68,8 +68,8 @@ def age_map(
     """Predicted ages in years, and how much each place of what `unit` takes raises (above 0) or lowers them.
 
     The gradient of the age times the activation, summed over channels: HiResCAM (Draelos and Carin 2020), which is
-    Grad-CAM without the ReLU where global pooling and a linear head follow. With `flip` both are means over the image
-    and its mirror, whose map is turned back.
+    Grad-CAM without the ReLU where global pooling and a linear head follow. The gradient is that of the unclipped age:
+    a newborn's map is not all zero. With `flip` both are means over the image and its mirror, whose map is turned back.
     """
     if flip:
         ages, maps = age_map(model, objective, unit, variables, images)
@@ -78,8 +78,8 @@ def age_map(
     features = model.features(variables, images, unit)
 
     def total(features: Array) -> tuple[Array, Array]:
-        ages = objective.predict(model.apply(variables, features, start=unit).logits)
-        return ages.sum(), ages
+        logits = model.apply(variables, features, start=unit).logits
+        return objective.unclipped(logits).sum(), objective.predict(logits)
 
     gradient, ages = jax.grad(total, has_aux=True)(features)
     return ages, (gradient * features).astype(jnp.float32).sum(3)

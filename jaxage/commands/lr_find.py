@@ -1,11 +1,9 @@
-"""The learning-rate range test (Smith 2017): how the loss goes while the rate grows from step to step."""
+"""`jaxage lr-find`: the learning-rate range test (Smith 2017), how the loss goes while the rate grows."""
 
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,14 +16,14 @@ from jaxage.data.load import load_data
 from jaxage.data.loader import step_batches
 from jaxage.data.sampler import epoch_batches
 from jaxage.report.plots import rates
-from jaxage.report.tables import write_csv
-from jaxage.training.build import assemble
+from jaxage.training.build import build
 from jaxage.training.checkpoint import Checkpoint, open_checkpoints, restore_latest, save
-from jaxage.training.loop import Job, steps_per_epoch
-from jaxage.training.run_folder import create_run, find_run, lock_run_dir
-from jaxage.training.setup import check_settings, first_variables, make_model_config
+from jaxage.training.loop import Program, steps_per_epoch
+from jaxage.training.run_folder import Run, RunName, create_run, open_run
+from jaxage.training.setup import check_settings, initialize
 from jaxage.training.state import TrainState
 from jaxage.types import Log, UserError
+from jaxage.utils.files import write_csv
 from jaxage.utils.sharding import block_if_multi_cpu, replicated
 
 _LOW, _HIGH = 1e-6, 1.0
@@ -33,45 +31,56 @@ _MEMORY = 0.95
 _TOO_MUCH = 3.0
 _SAVE_EVERY = 50
 
+RANGE_TESTS = RunName(prefix="lr-find-")
+
+Curve = Float[np.ndarray, " steps"]
+
 
 @dataclass(frozen=True)
 class RangeTest:
     """How far the learning rate was raised: each step's rate, loss, and loss smoothed; the rate to use, if any."""
 
-    rate: Float[np.ndarray, " steps"]
-    loss: Float[np.ndarray, " steps"]
-    smooth: Float[np.ndarray, " steps"]
+    rate: Curve
+    loss: Curve
+    smooth: Curve
     suggestion: float | None
 
 
-def lr_find(config: TrainConfig, steps: int, log: Log = print) -> RangeTest:
-    """Train `steps` steps while the rate grows from 1e-6 to 1, and write lr-find.csv and lr-find.png into the folder.
+def lr_find(config: TrainConfig, steps: int, log: Log = print, given: Collection[str] | None = None) -> RangeTest:
+    """Train while the rate grows from 1e-6 to 1, and write lr-find.csv and lr-find.png into the run's folder.
 
-    It ends early when the smoothed loss is three times the least or no number. The suggestion is a tenth of the rate
-    of the least. Stopped and begun again with `resume`, it goes on from its last 50 steps. Raises UserError as `train`.
+    It ends early when the smoothed loss is three times its minimum, NaN or inf. The suggestion is a tenth of the rate
+    of the minimum. Stopped and started again with `resume`, it continues from its last 50 steps.
+
+    Args:
+        config: The settings, as for `train`.
+        steps: How many steps the rate takes, 10 or more.
+        log: Gets lines for people.
+        given: As for `train`.
+
+    Raises:
+        UserError: as `train` does, for fewer steps, and for settings that have no learning rate to find.
     """
-    if config.solver != "adamw" or steps < 10:
-        raise UserError("lr-find needs --solver adamw and --steps 10 or more")
-    started = time.perf_counter()
+    if config.solver != "adamw" or config.unfreeze or steps < 10:
+        raise UserError("lr-find needs --solver adamw, no --unfreeze, and --steps 10 or more")
     if config.cache_features == "auto":  # decided by measured times: resumed, it must not decide otherwise
         config = replace(config, cache_features="off")
-    config, folder = find_run(replace(config, out=config.out or Path("lr-find"), unfreeze=""))
-    groups = check_settings(config)
-    with lock_run_dir(folder):
-        dataset = load_data(config, cache_folder(), log)
-        contract = make_model_config(config, dataset)
-        variables, weights = first_variables(config, contract, log)
-        config = replace(config, loss=contract.loss, dtype=contract.dtype)
-        create_run(config, folder, {"command": "lr-find", "data": dataset.sha256, "weights": weights, "steps": steps})
+    with open_run(config, log, given, RANGE_TESTS) as run:
+        setup = check_settings(run.config)
+        dataset = load_data(run.config, cache_folder(), log)
+        start = initialize(run.config, setup, dataset, log)
+        inputs = {"command": "lr-find", "data": dataset.sha256, "weights": start.weights, "steps": steps}
+        create_run(run, inputs)
         growing = growth(steps)
-        job, state, _ = assemble(config, folder, dataset, contract, variables, groups, started, log, schedule=growing)
-        losses = _losses(job, state, steps)
-        test = read(np.asarray([growing(step) for step in range(len(losses))], np.float64), losses)
+        built = build(run.config, setup, dataset, start, log, schedule=growing)
+        losses = _losses(built.program, built.state, steps, run)
+        test = suggest_lr(np.asarray([growing(step) for step in range(len(losses))], np.float64), losses)
         rows = zip(test.rate, test.loss, test.smooth, strict=True)
-        write_csv(folder / "lr-find.csv", ("rate", "loss", "smooth"), (tuple(f"{x:.6g}" for x in row) for row in rows))
-        rates(folder / "lr-find.png", test.rate, test.loss, test.smooth, test.suggestion)
+        table = (tuple(f"{x:.6g}" for x in row) for row in rows)
+        write_csv(run.folder / "lr-find.csv", ("rate", "loss", "smooth"), table)
+        rates(run.folder / "lr-find.png", test.rate, test.loss, test.smooth, test.suggestion)
     found = f"try --learning-rate {test.suggestion:.1e}" if test.suggestion else "the loss never fell: look at the plot"
-    log(f"{len(losses)} steps, rates up to {test.rate[-1]:.1e}: {found} ({folder / 'lr-find.png'})")
+    log(f"{len(losses)} steps, rates up to {test.rate[-1]:.1e}: {found} ({run.folder / 'lr-find.png'})")
     return test
 
 
@@ -80,10 +89,10 @@ def growth(steps: int) -> optax.Schedule:
     return lambda step: _LOW * (_HIGH / _LOW) ** (step / (steps - 1))
 
 
-def read(rate: Float[np.ndarray, " steps"], loss: Float[np.ndarray, " steps"]) -> RangeTest:
-    """Smooth the losses (a moving average, corrected for its start) and find the rate of the least.
+def suggest_lr(rate: Curve, loss: Curve) -> RangeTest:
+    """Smooth the losses (a moving average, corrected for its start) and find the rate of the minimum.
 
-    No rate is suggested if the least is the first.
+    No rate is suggested if the minimum is at the first step.
     """
     smooth, average = np.empty_like(loss), 0.0
     for step, value in enumerate(loss):
@@ -93,40 +102,39 @@ def read(rate: Float[np.ndarray, " steps"], loss: Float[np.ndarray, " steps"]) -
     return RangeTest(rate, loss, smooth, float(rate[least]) / 10 if least else None)
 
 
-def _losses(job: Job, state: TrainState, steps: int) -> Float[np.ndarray, " steps"]:
-    """Of each step, until it is far above the least: earlier ones from the newest checkpoint."""
-    checkpoints = open_checkpoints(job.folder / "checkpoints")
+def _losses(program: Program, state: TrainState, steps: int, run: Run) -> Curve:
+    """Of each step, until it is far above the minimum: earlier ones from the newest checkpoint."""
     losses: list[float] = []
-    if restored := restore_latest(checkpoints, state, replicated(job.mesh)):
-        state, losses = restored.state, restored.progress["losses"]
-        job.log(f"resuming at step {int(state.step)}")
-    step = job.stages[0].train_steps[1]
-    before = float(state.loss_sum), float(state.loss_weight)
-    for batch in _batches(job, len(losses), steps):
-        state, flag = step(state, *batch)
-        block_if_multi_cpu(flag)
-        after = float(state.loss_sum), float(state.loss_weight)
-        losses.append((after[0] - before[0]) / (after[1] - before[1]))
-        before = after
-        smooth = read(np.ones(len(losses)), np.asarray(losses)).smooth
-        if not math.isfinite(losses[-1]) or smooth[-1] > _TOO_MUCH * smooth.min():
-            break
-        if len(losses) % _SAVE_EVERY == 0:
-            save(checkpoints, Checkpoint(state, state.average, {"losses": losses}))
-    checkpoints.close()
+    with open_checkpoints(run.folder / "checkpoints") as checkpoints:
+        if restored := restore_latest(checkpoints, state, replicated(program.mesh)):
+            state, losses = restored.state, restored.progress["losses"]
+            run.log(f"resuming at step {int(state.step)}")
+        step = program.phases[0].train_steps[1]
+        before = float(state.loss_sum), float(state.loss_weight)
+        for batch in _batches(program, len(losses), steps, run):
+            state, flag = step(state, *batch)
+            block_if_multi_cpu(flag)
+            after = float(state.loss_sum), float(state.loss_weight)
+            losses.append((after[0] - before[0]) / (after[1] - before[1]))
+            before = after
+            smooth = suggest_lr(np.ones(len(losses)), np.asarray(losses)).smooth
+            if not math.isfinite(losses[-1]) or smooth[-1] > _TOO_MUCH * smooth.min():
+                break
+            if len(losses) % _SAVE_EVERY == 0:
+                save(checkpoints, Checkpoint(state, state.average, {"losses": losses}))
     finite = [loss for loss in losses if math.isfinite(loss)]
     if not finite:
-        raise UserError("the very first loss is no finite number: look at the data and the weights")
+        raise UserError("the very first loss is NaN or inf: check the data and the weights")
     return np.asarray(finite)
 
 
-def _batches(job: Job, done: int, steps: int) -> Iterator[tuple[Any, ...]]:
-    per_epoch = steps_per_epoch(job.config, job.records)
+def _batches(program: Program, done: int, steps: int, run: Run) -> Iterator[tuple[Any, ...]]:
+    per_epoch = steps_per_epoch(run.config, program.records)
     while done < steps:
         epoch, first = divmod(done, per_epoch)
         end = min(per_epoch, first + steps - done)
-        order = epoch_batches(job.inputs.view_rows, job.config.seed, epoch + 1, job.config.batch_size)
-        order = jax.device_put(order, replicated(job.mesh))
-        with closing(step_batches(job.inputs.loader, order, first, end, 1)) as arguments:
+        order = epoch_batches(program.inputs.view_rows, run.config.seed, epoch + 1, run.config.batch_size)
+        order = jax.device_put(order, replicated(program.mesh))
+        with closing(step_batches(program.inputs.loader, order, first, end, 1)) as arguments:
             yield from arguments
         done += end - first

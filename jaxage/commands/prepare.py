@@ -13,7 +13,8 @@ from jaxage.data.prepare.output import move_into_place, require_empty, unfinishe
 from jaxage.data.prepare.pipeline import prepare_dataset
 from jaxage.data.records import SPLITS
 from jaxage.data.synthetic.faces import write_synthetic
-from jaxage.report.plots import age_histograms, contact_sheet
+from jaxage.report.contact_sheet import contact_sheet
+from jaxage.report.plots import age_histograms
 from jaxage.types import Log
 
 Source = TypeVar("Source")

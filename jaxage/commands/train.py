@@ -1,147 +1,171 @@
-"""A whole run: settings, data and weights in; a folder with the tested model and its report out."""
+"""`jaxage train`: settings, data and weights in; a folder with the tested model and its report out."""
 
-import json
 import time
 import warnings
+from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from jaxage.config import TrainConfig, cache_folder, to_json
+from jaxage.config import TrainConfig, cache_folder
 from jaxage.data.dataset import Dataset, describe_data
 from jaxage.data.load import load_data
 from jaxage.data.records import Records
 from jaxage.metrics import age_bands, summary
-from jaxage.models.registry import create_model
 from jaxage.pretrained.load import RANDOM
-from jaxage.report.plots import contact_sheet, curves, scatter
+from jaxage.report.contact_sheet import contact_sheet
+from jaxage.report.plots import curves, scatter
 from jaxage.report.tables import model_card, results_table, write_failures, write_predictions
-from jaxage.training.build import assemble
-from jaxage.training.export import ModelConfig, export_model
-from jaxage.training.freeze import Group
-from jaxage.training.loop import Job, Progress, fit, predict_at
+from jaxage.training.build import Built, build
+from jaxage.training.export import export_model
+from jaxage.training.loop import Program, Progress, fit, predict_at
 from jaxage.training.ridge import solve
 from jaxage.training.run_folder import (
-    CONFIG,
     REPORT,
+    Run,
     create_run,
     environment,
     find_run,
-    lock_run_dir,
+    finished_report,
     non_default_flags,
+    open_run,
+    save_resolved,
 )
-from jaxage.training.setup import check_settings, first_variables, make_model_config
-from jaxage.types import Log, Variables
+from jaxage.training.setup import Start, check_settings, initialize
+from jaxage.types import Json, Log, Mask, Rows, Variables, Years
 from jaxage.utils.files import write_json
 
 
-def train(config: TrainConfig, log: Log = print) -> dict[str, Any]:
-    """Run `config` to the end in its folder, and give back what `report.json` holds.
+def train(config: TrainConfig, log: Log = print, given: Collection[str] | None = None) -> Json:
+    """Run `config` to the end in its folder, or continue the run that is there.
 
-    Raises UserError (DataError, WeightsError, ConversionError and RunError are such) for settings, data and weights
-    that cannot be used, WeightsUnavailableError, Diverged, and Stopped after a signal.
+    Args:
+        config: The settings.
+        log: Gets lines for people.
+        given: The fields of `config` that were given explicitly, compared when a run is resumed; by default, those
+            that differ from their defaults.
+
+    Returns:
+        What `report.json` holds.
+
+    Raises:
+        UserError: (DataError, WeightsError, ConversionError and RunError are such) for settings, data and weights that
+            cannot be used.
+        WeightsUnavailableError: if weights cannot be fetched.
+        Diverged: if the loss or predictions become NaN or inf.
+        Stopped: after a signal, once the state is saved.
     """
-    started = time.perf_counter()
-    config, folder = find_run(config)
-    if (folder / REPORT).exists():
+    _, folder = find_run(config, given)
+    if report := finished_report(folder):
         log(f"{folder} is finished: nothing to resume")
-        report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         return report
-    log(f"run folder: {folder}, settings: {non_default_flags(config) or 'the defaults'}")
-    groups = check_settings(config)
-    with lock_run_dir(folder):
-        return _run(config, folder, groups, started, log)
-
-
-def _run(config: TrainConfig, folder: Path, groups: tuple[Group, ...], started: float, log: Log) -> dict[str, Any]:
-    dataset = load_data(config, cache_folder(), log)
-    contract = make_model_config(config, dataset)
-    variables, weights = first_variables(config, contract, log)
-    started_from = config.weights if weights["sha256"] else RANDOM
-    config = replace(config, weights=started_from, loss=contract.loss, dtype=contract.dtype)
-    create_run(config, folder, {"command": "train", "data": dataset.sha256, "weights": weights})
-    write_failures(folder / "failures.csv", dataset.failures)
-    job, state, facts = assemble(config, folder, dataset, contract, variables, groups, started, log)
-    if config.cache_features == "auto":  # decided by measured times: resumed, the run must not decide otherwise
-        write_json(folder / CONFIG, to_json(replace(config, cache_features=job.inputs.place)))
-    if config.solver == "ridge":
-        best, progress = solve(job, state.average, contract, create_model(config.arch).spec.head)
-    else:
-        best, progress = fit(job, state)
-    fitted = time.perf_counter()
-    report = {
-        "arch": config.arch,
-        "trainable": config.trainable,
-        "settings": non_default_flags(replace(config, data=None, weights=TrainConfig.weights)),
-        "weights": weights,
-        "demonstration": config.data is None,
-        "data": describe_data(dataset),
-        **_test(job, dataset, best),
-        "solver": config.solver,
-        "best_epoch": progress.best_epoch,
-        **facts["network"],
-        "timing": {
-            "total_s": progress.run_s + time.perf_counter() - fitted,
-            "train_images_per_s": progress.images / progress.train_s,
-            **facts["timing"],
-        },
-        "environment": environment(),
-    }
-    _write_results(job, best, contract, progress, report)
+    with open_run(config, log, given) as run:
+        log(f"run folder: {run.folder}, settings: {non_default_flags(run.asked) or 'the defaults'}")
+        setup = check_settings(run.config)
+        dataset = load_data(run.config, cache_folder(), log)
+        start = initialize(run.config, setup, dataset, log)
+        create_run(run, {"command": "train", "data": dataset.sha256, "weights": start.weights})
+        built = build(run.config, setup, dataset, start, log)
+        run = _resolve(run, start, built)
+        best, progress = _fit(built, start, run)
+        fitted = time.perf_counter()
+        report = _report(built, start, dataset, run) | _test(built.program, best, dataset, run)
+        report |= {"best_epoch": progress.best_epoch, "timing": _timing(built, progress, fitted)}
+        _write_results(best, start, progress, report, run)
     log(results_table(report))
-    log(f"\nreport, predictions, plots and model: {folder}")
+    log(f"\nreport, predictions, plots and model: {run.folder}")
     return report
 
 
-def _test(job: Job, dataset: Dataset, best: Variables) -> dict[str, Any]:
-    """Both scored splits with intervals; the test split is read here and nowhere else."""
-    scored: dict[str, Any] = {}
+def _resolve(run: Run, start: Start, built: Built) -> Run:
+    """The run with what was decided in place of "auto"; a resumed run must not decide otherwise."""
+    config = replace(
+        run.config,
+        weights=run.config.weights if start.weights["sha256"] else RANDOM,
+        loss=start.model_config.loss,
+        dtype=start.model_config.dtype,
+        cache_features=built.program.inputs.place,
+    )
+    save_resolved(run, config)
+    return replace(run, config=config)
+
+
+def _fit(built: Built, start: Start, run: Run) -> tuple[Variables, Progress]:
+    if run.config.solver == "ridge":
+        return solve(built.program, built.state.average, start.model_config, run)
+    return fit(built.program, built.state, run)
+
+
+def _report(built: Built, start: Start, dataset: Dataset, run: Run) -> Json:
+    config = run.config
+    return {
+        "arch": config.arch,
+        "trainable": config.trainable,
+        "settings": non_default_flags(replace(run.asked, data=None, weights=TrainConfig.weights)),
+        "weights": start.weights,
+        "demonstration": config.data is None,
+        "data": describe_data(dataset),
+        "solver": config.solver,
+        **built.network,
+        "environment": environment(),
+    }
+
+
+def _timing(built: Built, progress: Progress, fitted: float) -> Json:
+    return {
+        "total_s": progress.run_s + time.perf_counter() - fitted,
+        "train_images_per_s": progress.images / progress.train_s,
+        **built.timing,
+    }
+
+
+def _test(program: Program, best: Variables, dataset: Dataset, run: Run) -> Json:
+    """Both scored splits with intervals, and the pictures of the test; the test split is read here and nowhere else."""
+    scored: Json = {}
     for split in ("validation", "test"):
-        rows = job.records.rows_of(split)
-        part = job.records.take(rows)
-        prediction = predict_at(job, best, rows)
-        scored[split] = summary(prediction, part.age, part.identity, job.config.seed)
-    scored["test"] |= _by_acquaintance(job, part, prediction)
-    write_predictions(job.folder / "predictions.csv", part, prediction)
-    if job.config.data is None:
-        _show_faces(job.folder, dataset, rows, prediction)
-    scored["test"]["age_bands"] = age_bands(prediction, part.age)
-    title = f"{job.config.arch}, {job.config.trainable}: test"
-    scatter(job.folder / "scatter.png", prediction, part.age, scored["test"]["plcc"], scored["test"]["srocc"], title)
+        rows = program.records.rows_of(split)
+        part = program.records.take(rows)
+        prediction = predict_at(program, best, rows)
+        scored[split] = summary(prediction, part.age, part.identity, run.config.seed)
+    test = scored["test"]
+    train_people = program.records.identity[program.records.rows_of("train")]
+    test |= _by_acquaintance(part, prediction, train_people, run.config.seed)
+    test["age_bands"] = age_bands(prediction, part.age)
+    write_failures(run.folder / "failures.csv", dataset.failures)
+    write_predictions(run.folder / "predictions.csv", part, prediction)
+    if run.config.data is None:
+        _show_faces(run, dataset, rows, prediction)
+    title = f"{run.config.arch}, {run.config.trainable}: test"
+    scatter(run.folder / "scatter.png", prediction, part.age, test, title)
     return scored
 
 
-def _by_acquaintance(job: Job, part: Records, prediction: np.ndarray) -> dict[str, Any]:
+def _by_acquaintance(part: Records, prediction: Years, train_people: np.ndarray, seed: int) -> Json:
     """Scores of the test images that show someone who is in train, and of those that do not; None where there is none.
 
     Images without an identity are in neither. A side of one image or person has undefined scores and no warning.
     """
-    train = job.records.identity[job.records.rows_of("train")]
-    known, seen = part.identity != "", np.isin(part.identity, train)
-    sides = {"seen": known & seen, "unseen": known & ~seen}
+    known, seen = part.identity != "", np.isin(part.identity, train_people)
+
+    def scores(side: Mask) -> Json | None:
+        return summary(prediction[side], part.age[side], part.identity[side], seed) if side.any() else None
+
     with warnings.catch_warnings(action="ignore", category=UserWarning):
-        return {
-            name: summary(prediction[side], part.age[side], part.identity[side], job.config.seed) if any(side) else None
-            for name, side in sides.items()
-        }
+        return {"seen": scores(known & seen), "unseen": scores(known & ~seen)}
 
 
-def _show_faces(folder: Path, dataset: Dataset, rows: np.ndarray, prediction: np.ndarray) -> None:
-    """Some drawn faces in the order of their ages, with age and prediction; of people nothing is ever copied."""
+def _show_faces(run: Run, dataset: Dataset, rows: Rows, prediction: Years) -> None:
+    """Some drawn faces in the order of their ages, with age and prediction; photos of people are never copied."""
     ages = dataset.records.age[rows]
     shown = np.argsort(ages, kind="stable")[:: max(1, len(rows) // 48)]
     captions = [f"{age:.0f} → {guess:.0f}" for age, guess in zip(ages[shown], prediction[shown], strict=True)]
-    contact_sheet(folder / "faces.png", dataset.images[rows[shown]], captions, columns=8)
+    contact_sheet(run.folder / "faces.png", dataset.images[rows[shown]], captions, columns=8)
 
 
-def _write_results(
-    job: Job, best: Variables, contract: ModelConfig, progress: Progress, report: dict[str, Any]
-) -> None:
+def _write_results(best: Variables, start: Start, progress: Progress, report: Json, run: Run) -> None:
     """Curves, exported model and, last, the report: a folder with a report is a finished run."""
-    if job.config.solver == "adamw":
-        curves(job.folder / "curves.png", progress.history, progress.best_epoch)
-    export_model(job.folder / "model", jax.device_get(best), contract, model_card(report))
-    write_json(job.folder / REPORT, report)
+    if run.config.solver == "adamw":
+        curves(run.folder / "curves.png", progress.history, progress.best_epoch)
+    export_model(run.folder / "model", jax.device_get(best), start.model_config, model_card(report))
+    write_json(run.folder / REPORT, report)

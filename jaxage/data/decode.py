@@ -4,12 +4,13 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, ImageStat, UnidentifiedImageError
 
-from jaxage.types import Interpolation
+from jaxage.types import InputContract, Interpolation, UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # without EPS: Pillow runs a program for it
 MIN_SIDE = 32
@@ -22,6 +23,7 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_IMAGENET = InputContract()
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
@@ -123,3 +125,22 @@ def _square(image: Image.Image, size: int, interpolation: Interpolation, crop: f
     image = image.resize((width, height), _FILTERS[interpolation])
     left, top = round((width - size) / 2), round((height - size) / 2)
     return image.crop((left, top, left + size, top + size))
+
+
+def decode_file(path: Path, size: int, contract: InputContract = _IMAGENET) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """Decode an image file (see `decode_image`).
+
+    Args:
+        path: The file.
+        size: Height and width of the result in pixels.
+        contract: How the image is resized and cropped.
+
+    Raises:
+        UserError: if the file cannot be read, or its image cannot be used; the message names the file.
+    """
+    try:
+        return decode_image(path.read_bytes(), size, interpolation=contract.interpolation, crop=contract.crop)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except ImageError as error:
+        raise UserError(f"{path}: {error}") from error

@@ -5,16 +5,14 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxage.models.layers import BatchNorm, Conv, Linear, Sequential, chosen
-from jaxage.models.ops.conv import FeatureMap
-from jaxage.models.ops.pool import pool
+from jaxage.models.layers import BatchNorm, Conv, Linear, Sequential, conv_norm, keep_units
+from jaxage.models.network import Network
+from jaxage.models.ops.conv import ConvForm, FeatureMap
+from jaxage.models.ops.pool import average_pool
 
-STAGES = (*(f"features.{i}" for i in range(19)), "avgpool", "classifier")
-UNITS = STAGES
-"""The network as a chain: each unit takes what the one before it gives."""
+_STAGES = (*(f"features.{i}" for i in range(19)), "avgpool", "classifier")
 
 _EXPANSION_CHANNELS_REPEATS_STRIDE = (
     (1, 16, 1, 1),
@@ -28,19 +26,19 @@ _EXPANSION_CHANNELS_REPEATS_STRIDE = (
 
 
 class ConvNormReLU6(nn.Module):
-    """A convolution ("0"), its BatchNorm ("1") and ReLU6."""
+    """A convolution ("0"), its BatchNorm ("1") and ReLU6; `conv` and `norm` take a name and give the module."""
 
     conv: Any
     norm: Any
 
     @nn.compact
     def __call__(self, x: FeatureMap) -> FeatureMap:
-        """NHWC."""
-        return nn.relu6(self.norm(name="1")(x, self.conv(name="0")))
+        """Run the three."""
+        return nn.relu6(conv_norm(self.conv(name="0"), self.norm(name="1"), x))
 
 
 class InvertedResidual(nn.Module):
-    """Expand (1x1), filter each channel (3x3), project (1x1); with a shortcut where the shape stays."""
+    """Expand (1x1), filter each channel (3x3) and project (1x1), with a shortcut where the shape stays."""
 
     features: int
     stride: int
@@ -50,13 +48,13 @@ class InvertedResidual(nn.Module):
 
     @nn.compact
     def __call__(self, x: FeatureMap) -> FeatureMap:
-        """NHWC; height and width are divided by `stride`."""
+        """Divide height and width by `stride`."""
         inputs = x.shape[-1]
         hidden = inputs * self.expansion
-        unit = partial(ConvNormReLU6, norm=self.norm)
+        unit = partial(ConvNormReLU6, norm=partial(self.norm, hidden))
         expand = (partial(unit, partial(self.conv, hidden, kernel_size=1)),) if self.expansion != 1 else ()
         filter_each = partial(unit, partial(self.conv, hidden, stride=self.stride, depthwise=True))
-        project = (partial(self.conv, self.features, kernel_size=1), self.norm)
+        project = (partial(self.conv, self.features, kernel_size=1), partial(self.norm, self.features))
         y = Sequential((*expand, filter_each, *project), name="conv")(x)
         return x + y if self.stride == 1 and inputs == self.features else y
 
@@ -70,44 +68,63 @@ class Features(nn.Module):
 
     @nn.compact
     def __call__(self, x: FeatureMap) -> tuple[FeatureMap, dict[str, Array]]:
-        """What the last module gives, and the activations of all."""
-        unit = partial(ConvNormReLU6, norm=self.norm)
+        """Run the units; return what the last one gives, and the activations of all."""
         block = partial(InvertedResidual, conv=self.conv, norm=self.norm)
-        modules: list[Callable[..., nn.Module]] = [partial(unit, partial(self.conv, 32, stride=2))]
+        modules: list[Callable[..., nn.Module]] = [
+            partial(ConvNormReLU6, partial(self.conv, 32, stride=2), partial(self.norm, 32))
+        ]
         for expansion, features, repeats, stride in _EXPANSION_CHANNELS_REPEATS_STRIDE:
             strides = (stride, *(1,) * (repeats - 1))
             modules += [partial(block, features, s, expansion) for s in strides]
-        modules.append(partial(unit, partial(self.conv, 1280, kernel_size=1)))
+        modules.append(partial(ConvNormReLU6, partial(self.conv, 1280, kernel_size=1), partial(self.norm, 1280)))
         maps = {}
-        for i, module in enumerate(chosen(modules, "features", self.units)):
+        for i, module in enumerate(keep_units(modules, "features", self.units)):
             if module is not None:
                 maps[f"features.{i}"] = x = module(name=str(i))(x)
         return x, maps
 
 
 class MobileNetV2(nn.Module):
-    """The network, or those of its `UNITS` that are in `units`; its stages are `STAGES`."""
+    """The network, or those of its units that are in `units`; see `jaxage.models.network.Network.module`."""
 
     outputs: int
-    train_bn: Collection[str] = frozenset()
-    dtype: Any = jnp.float32
-    units: Collection[str] = UNITS
+    train_bn: Collection[str]
+    dtype: Any
+    units: Collection[str]
+    conv_form: ConvForm
 
     @nn.compact
     def __call__(self, x: Array, dropout: bool = False) -> tuple[Array, dict[str, Array]]:
-        """What the last unit gives and the activation of each stage; `dropout` (0.2) wants an rng of that name.
+        """Run the units.
 
-        Normalised images (batch, height, width, 3), or what the unit before the first gives, to float32 (batch,
-        outputs), or what the last unit gives.
+        Args:
+            x: Normalized images (batch, height, width, 3), or what the unit before the first one gives.
+            dropout: Whether to drop a fifth of the head's inputs; needs an rng named "dropout".
+
+        Returns:
+            What the last unit gives, for the head float32 (batch, outputs), and the activation of each stage.
         """
         stages: dict[str, Array] = {}
         if any(unit.startswith("features") for unit in self.units):
-            conv = partial(Conv, dtype=self.dtype)
-            norm = partial(BatchNorm, train_bn=self.train_bn, dtype=self.dtype)
+            conv = partial(Conv, dtype=self.dtype, conv_form=self.conv_form)
+            norm = partial(BatchNorm, train_bn=self.train_bn, dtype=self.dtype, conv_form=self.conv_form)
             x, stages = Features(conv, norm, self.units, name="features")(x)
         if "avgpool" in self.units:
-            stages["avgpool"] = x = pool(x)
+            stages["avgpool"] = x = average_pool(x)
         if "classifier" in self.units:
             x = nn.Dropout(0.2, deterministic=not dropout)(x)
             stages["classifier"] = x = Sequential((None, partial(Linear, self.outputs)), name="classifier")(x)
         return x, stages
+
+
+NETWORKS = {
+    "mobilenet_v2": Network(
+        module=MobileNetV2,
+        title="MobileNetV2",
+        paper="Sandler et al. 2018, arXiv:1801.04381",
+        stages=_STAGES,
+        units=_STAGES,
+        head="classifier",
+        stage_loss="dldl",
+    )
+}

@@ -1,25 +1,31 @@
-"""The networks by name, each as three plain things: `init`, `apply` and what is known of it."""
+"""The networks by name, each as three pure functions (`init`, `apply`, `features`) and a description."""
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxage.models import mobilenet, resnet
-from jaxage.types import Arch, Dtype, Images, Logits, Params, Variables
+from jaxage.models.network import Network
+from jaxage.models.ops.conv import ConvForm
+from jaxage.types import Arch, Dtype, Images, Logits, Params, UserError, Variables
+
+MODELS: dict[Arch, Network] = {**resnet.NETWORKS, **mobilenet.NETWORKS}
+"""Every network that `create_model` builds; add an entry to use a network of your own."""
 
 
 class Output(NamedTuple):
-    """What a network gives back.
+    """What a network returns.
 
-    logits: float32 (batch, outputs).
-    batch_stats: the running statistics after this batch; those of modules not in `train_bn` are as they were.
-    stages: the activation of each stage by torchvision's name (before the ReLU for `bn1`).
+    Attributes:
+        logits: float32 (batch, outputs).
+        batch_stats: The running statistics after this batch; those of modules not in `train_bn` are unchanged.
+        stages: The activation of each stage by torchvision's name (before the ReLU for `bn1`).
     """
 
     logits: Logits
@@ -29,9 +35,7 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class Spec:
-    """What is fixed by the architecture: its name, stages from input to output, units (the chain of which any tail
-    can be run by itself), head, and number of outputs.
-    """
+    """What describes a model: its key in `MODELS`, that entry's stages, units and head, and the number of outputs."""
 
     arch: Arch
     stages: tuple[str, ...]
@@ -43,12 +47,14 @@ class Spec:
 class Model(NamedTuple):
     """A network as functions.
 
-    init(key) -> Variables: float32, torch's initialization.
-    apply(variables, images, *, start=first unit, train_bn=frozenset(), dropout_key=None) -> Output: `images` are float32
-        NHWC, normalized, or, with another `start`, what `features` gives for it; `train_bn` names the BatchNorm modules
-        that normalize by the batch; dropout is on if a key is given.
-    features(variables, images, stop) -> Array: what the unit `stop` takes, (batch, ...) in the trunk's dtype, with
-        every BatchNorm by running statistics; the images themselves for the first unit.
+    Attributes:
+        init: `init(key) -> Variables`, float32, with torch's initialization.
+        apply: `apply(variables, images, *, start=first unit, train_bn=frozenset(), dropout_key=None) -> Output`.
+            `images` are float32 NHWC, normalized, or, with another `start`, what `features` gives for that unit.
+            `train_bn` has the dotted paths of the BatchNorm modules in training mode. Dropout is on if there is a key.
+        features: `features(variables, images, stop) -> Array`: the input of the unit `stop`, (batch, ...) in the
+            trunk's dtype, with every BatchNorm in eval mode; for the first unit the images themselves.
+        spec: The description.
     """
 
     init: Callable[[Array], Variables]
@@ -57,25 +63,31 @@ class Model(NamedTuple):
     spec: Spec
 
 
-MODELS: dict[Arch, tuple[type[nn.Module], tuple[str, ...], tuple[str, ...], str]] = {
-    "resnet18": (resnet.ResNet18, resnet.STAGES, resnet.UNITS, "fc"),
-    "mobilenet_v2": (mobilenet.MobileNetV2, mobilenet.STAGES, mobilenet.UNITS, "classifier"),
-}
+def create_model(arch: Arch, *, outputs: int = 1, dtype: Dtype = "float32", conv_form: ConvForm | None = None) -> Model:
+    """Build a network as pure functions.
 
+    Args:
+        arch: A key of `MODELS`.
+        outputs: The width of the new head.
+        dtype: Of the trunk's computation. Parameters, BatchNorm statistics, pooling and head are always float32.
+        conv_form: "xla" for plain convolutions, which run anywhere; "cpu" for forms of them that are faster on a CPU.
+            None chooses "cpu" if JAX's default backend is the CPU. Name it to compile for another platform.
 
-def create_model(arch: Arch, *, outputs: int = 1, dtype: Dtype = "float32") -> Model:
-    """The network `arch` with a head of `outputs` numbers.
-
-    Parameters are float32; `dtype` is what the trunk computes in (BatchNorm statistics, pooling and head stay
-    float32). Raises ValueError for an unknown name.
+    Raises:
+        UserError: if `arch` is not in `MODELS`.
     """
-    if arch not in MODELS:
-        raise ValueError(f"unknown arch {arch!r}: choose one of {', '.join(MODELS)}")
-    network, stages, units, head = MODELS[arch]
-    build = partial(network, outputs, dtype=jnp.dtype(dtype))
+    network = find_network(arch)
+    units = network.units
+    build = partial(
+        network.module,
+        outputs=outputs,
+        dtype=jnp.dtype(dtype),
+        conv_form=conv_form or ("cpu" if jax.default_backend() == "cpu" else "xla"),
+    )
 
     def init(key: Array) -> Variables:
-        variables = jax.jit(build().init)(key, jnp.zeros((1, 64, 64, 3)))
+        whole = build(train_bn=frozenset(), units=units)
+        variables = jax.jit(whole.init)(key, jnp.zeros((1, 64, 64, 3)))
         return {name: variables[name] for name in ("params", "batch_stats")}
 
     def apply(
@@ -95,7 +107,17 @@ def create_model(arch: Arch, *, outputs: int = 1, dtype: Dtype = "float32") -> M
         return Output(logits, changed["batch_stats"], activations)
 
     def features(variables: Variables, images: Images, stop: str) -> Array:
-        result: Array = build(units=units[: units.index(stop)]).apply(variables, images)[0]
+        part = build(train_bn=frozenset(), units=units[: units.index(stop)])
+        result: Array = part.apply(variables, images)[0]
         return result
 
-    return Model(init, apply, features, Spec(arch, stages, units, head, outputs))
+    return Model(init, apply, features, Spec(arch, network.stages, units, network.head, outputs))
+
+
+def find_network(arch: Arch) -> Network:
+    """The entry of `MODELS`. Raises UserError with the choices if there is none of that name."""
+    if arch not in MODELS:
+        close = difflib.get_close_matches(arch, MODELS, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise UserError(f"unknown network {arch!r}{hint}: choose one of {', '.join(MODELS)}")
+    return MODELS[arch]

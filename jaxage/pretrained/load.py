@@ -19,7 +19,7 @@ from jaxage.pretrained.safetensors_io import (
     write_variables,
 )
 from jaxage.pretrained.torch_file import read_torch_file
-from jaxage.types import Arch, UserError, Variables
+from jaxage.types import Arch, InputContract, UserError, Variables
 from jaxage.utils.trees import flatten, is_within, unflatten
 
 RANDOM = "random"
@@ -125,3 +125,14 @@ def _from_tag(tag: str, arch: Arch) -> PretrainedWeights:
     found = PretrainedWeights(convert_file(source, arch).variables, tag, sha256_of(source))
     write_variables(converted, found.variables, {"arch": arch, "source_sha256": found.sha256})
     return found
+
+
+def find_input(weights: str | Path, arch: Arch) -> InputContract:
+    """stub"""
+    tag = str(weights) if str(weights).startswith(f"{arch}.") else f"{arch}.{weights}"
+    if weights != RANDOM and not Path(weights).is_file() and tag not in read_manifest():
+        tags = ", ".join(name for name in read_manifest() if name.startswith(f"{arch}."))
+        raise WeightsError(
+            f"--weights {weights!r} is no file and no weights of {arch}: choose {tags}, random, or a file"
+        )
+    return InputContract()

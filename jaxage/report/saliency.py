@@ -1,4 +1,4 @@
-"""A face, and over it what made a network say older or younger."""
+"""A picture of which parts of a face made a network say older or younger."""
 
 from pathlib import Path
 
@@ -14,9 +14,14 @@ _YOUNGER_OLDER = LinearSegmentedColormap.from_list("younger-older", [BLUE, "#f7f
 
 
 def overlay(path: Path, image: UInt8[np.ndarray, "h w 3"], evidence: Float[np.ndarray, "y x"], title: str) -> None:
-    """The image, and beside it the same in gray under `evidence`: orange above 0, blue below, clear at 0.
+    """Draw an image, and beside it the same image in gray with a map over it; 1200 x 720 pixels.
 
-    Colours are scaled to the largest magnitude of this map. 1200 x 720 pixels.
+    Args:
+        path: The PNG file to write.
+        image: RGB, 0-255.
+        evidence: The map, from `jaxage.commands.explain.age_map`. Values above 0 are orange (older), values below 0
+            are blue (younger), 0 is transparent. The colors are scaled to the largest magnitude of this map.
+        title: The title of the picture.
     """
     largest = float(np.abs(evidence).max()) or 1.0
     gray = image.mean(2)

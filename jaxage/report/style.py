@@ -1,16 +1,20 @@
-"""What all pictures share: colors, type, and that they are written whole or not at all."""
+"""What all pictures share: colors, fonts, and how they are saved."""
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
-BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "#6b6b6b"  # Okabe and Ito's, safe for color-blind readers
+from jaxage.utils.files import write_bytes
+
+BLUE, ORANGE, GRAY = "#0072b2", "#d55e00", "#6b6b6b"
+GREEN, PINK, SKY, YELLOW, BLACK = "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000"
+LINE_COLORS = (BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, BLACK, GRAY)
+"""Okabe and Ito's colors, which color-blind readers can tell apart."""
+
 STYLE: Any = {
     "figure.dpi": 150,
     "savefig.dpi": 150,
@@ -33,23 +37,17 @@ STYLE: Any = {
 }
 
 
-def shown(value: float | None, spec: str, unit: str = "") -> str:
-    """The number as `spec` has it, with its unit; "undefined" if there is none."""
-    return "undefined" if value is None or not np.isfinite(value) else f"{value:{spec}}{unit}"
-
-
-def powers() -> FuncFormatter:
-    """Ticks of a logarithmic axis; Matplotlib's own are mathematical markup, which `STYLE` turns off."""
+def log_tick_labels() -> FuncFormatter:
+    """Labels such as 1e-04 for a logarithmic axis. Matplotlib's own need math text, which `STYLE` turns off."""
     return FuncFormatter(lambda value, _: f"{value:.0e}")
 
 
 def save_picture(path: Path, picture: Figure | Image.Image) -> None:
-    """Write the PNG beside `path` and rename it, so that there is never half a picture."""
+    """Write a PNG file whole or not at all.
+
+    Raises:
+        OSError: If the file cannot be written; an earlier file at `path` is then unchanged.
+    """
     png = io.BytesIO()
     picture.savefig(png, format="png") if isinstance(picture, Figure) else picture.save(png, format="png")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(png.getvalue())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_bytes(path, png.getvalue())

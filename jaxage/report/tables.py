@@ -1,57 +1,56 @@
-"""The files of a run that people and programs read: tables, CSVs and the model card."""
+"""The texts of a run: tables for the screen, CSV files and the model card."""
 
-import csv
-import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from jaxage.data.records import Failure, Records
-from jaxage.utils.files import write_text
-
-_METRICS = {
-    "plcc": ("PLCC", ".3f"),
-    "srocc": ("SROCC", ".3f"),
-    "mae": ("MAE", ".2f"),
-    "rmse": ("RMSE", ".2f"),
-    "cs5": ("CS@5", ".3f"),
-}
+from jaxage.metrics import METRICS, Metric, headlines
+from jaxage.types import Json, Years
+from jaxage.utils.files import write_csv
 
 _CARD = """\
 # {arch}, fine-tuned for age regression
 
-Trained by jaxage on {data}; learned: {trainable}; started from {weights}.
+Trained by jaxage on {data}. Trained layers: {trainable}. Initial weights: {weights}.
 
-On its own test split ({n} images): PLCC {plcc}, SROCC {srocc}, MAE {mae} years. {leakage}
+Results on its own test split ({n} images): {scores}. {leakage}
 
 | true age | images | MAE | bias |
 |---|---:|---:|---:|
 {bands}
 
-Bias is predicted minus true age, in years.
+MAE and bias are in years. Bias is predicted minus true age.
 
-**Not for age verification or gating**, nor for any decision about a person. Errors are several years, larger for the
-ages that training saw little of: minors and the old are few in face datasets and are judged badly. Data such as
-IMDB-WIKI and UTKFace are for non-commercial research; a model trained on them inherits those terms.
+**Not for age verification or gating**, nor for any decision about a person. Errors are several years. They are larger
+for ages that are rare in training: face datasets have few minors and few old people. Data such as IMDB-WIKI and UTKFace
+are for non-commercial research; a model trained on them inherits those terms.
 
-`model.json` is the input contract: size, resizing, color normalization, and how the output becomes an age.
+`model.json` describes the input (size, resizing, color normalization) and how the output becomes an age.
 """
 
 
-def scores_table(scores: dict[str, dict[str, Any]]) -> str:
-    """A row for each named set of scores, with 95 % intervals, for the screen."""
-    titles = "".join(f"{title:>22}" for title, _ in _METRICS.values())
+def scores_table(scores: dict[str, Json]) -> str:
+    """A table for the screen, with 95 % intervals.
+
+    Args:
+        scores: For each row its name and what `jaxage.metrics.summary` returned.
+    """
+    titles = "".join(f"{metric.title:>22}" for metric in METRICS.values())
     lines = [f"{'':<12}{'n':>7}{titles}"]
     for name, part in scores.items():
-        cells = (_with_interval(part[key], part[f"{key}_ci95"], form) for key, (_, form) in _METRICS.items())
+        cells = (_with_interval(metric, part[key], part[f"{key}_ci95"]) for key, metric in METRICS.items())
         lines.append(f"{name:<12}{part['n']:>7}" + "".join(f"{cell:>22}" for cell in cells))
     return "\n".join(lines)
 
 
-def results_table(report: dict[str, Any]) -> str:
-    """Validation and test, the test's people who were seen in training and those who were not, and the time taken."""
+def results_table(report: Json) -> str:
+    """The end of a run for the screen: scores on validation and test, the best epoch, and the time it took.
+
+    The test split is also divided into people seen in training and people not seen, if there are both.
+
+    Args:
+        report: What `report.json` of the run holds.
+    """
     rows = {split: report[split] for split in ("validation", "test")}
     sides = {name: report["test"][name] for name in ("seen", "unseen")}
     rows |= {f"test, {name}": side for name, side in sides.items() if all(sides.values())}
@@ -59,59 +58,59 @@ def results_table(report: dict[str, Any]) -> str:
     timing = report["timing"]
     best = f"best epoch {report['best_epoch']}; " if report["solver"] == "adamw" else ""
     return (
-        f"\n{table}\n\n{best}{timing['total_s']:.0f} s in all, "
-        f"{timing['compile_s']:.0f} s of them compiling; {timing['train_images_per_s']:.0f} training images/s"
+        f"\n{table}\n\n{best}{timing['total_s']:.0f} s in total, "
+        f"of which {timing['compile_s']:.0f} s compiling; {timing['train_images_per_s']:.0f} training images/s"
     )
 
 
-def model_card(report: dict[str, Any]) -> str:
-    """Markdown that goes with the exported model: what it is, how well it does by age, what it is not for."""
+def model_card(report: Json) -> str:
+    """The Markdown file that goes with an exported model: what it is, its errors by age, what it must not be used for.
+
+    Args:
+        report: What `report.json` of the run holds.
+    """
     test = report["test"]
     bands = "\n".join(
-        f"| {band['first']}-{band['last']} | {band['n']} | {mae} | {bias} |"
+        f"| {band['first']}-{band['last']} | {band['n']} | {_years(band['mae'])} | {_years(band['bias'], '+')} |"
         for band in test["age_bands"]
-        for mae, bias in [(_number(band["mae"], ".1f"), _number(band["bias"], "+.1f"))]
     )
-    shown = {name: _number(test[name], form) for name, (_, form) in _METRICS.items()}
-    about = {"arch": report["arch"], "trainable": report["trainable"], "n": test["n"], "bands": bands}
-    about["leakage"] = _leakage(report)
-    return _CARD.format(data=report["data"]["name"], weights=report["weights"]["tag"], **about, **shown)
+    return _CARD.format(
+        arch=report["arch"],
+        data=report["data"]["name"],
+        trainable=report["trainable"],
+        weights=report["weights"]["tag"],
+        n=test["n"],
+        scores=", ".join(metric.sentence(test[name]) for name, metric in headlines().items()),
+        leakage=_leakage(report),
+        bands=bands,
+    )
 
 
-def _leakage(report: dict[str, Any]) -> str:
-    leaks, unseen = report["data"]["leakage"], report["test"]["unseen"]
-    if not leaks["test_images_known"]:
-        return "Who the people are is not known, so some may be in training too."
-    known = f"Of {leaks['test_images_known']:,} of them it is known who they show"
-    seen = f"{known}, for {leaks['test_images_seen']:,} someone seen in training"
-    return f"{seen}; of the others: MAE {_number(unseen['mae'], '.2f')} years." if unseen else f"{seen}."
-
-
-def write_predictions(path: Path, records: Records, prediction: np.ndarray) -> None:
-    """CSV `path,age,prediction`, a line per record, ages in years, with all digits that a float32 has."""
+def write_predictions(path: Path, records: Records, prediction: Years) -> None:
+    """Write a CSV file `path,age,prediction`, one line per record; ages in years with all digits of a float32."""
     rows = zip(records.path, records.age, prediction, strict=True)
     write_csv(path, ("path", "age", "prediction"), ((name, f"{age:.9g}", f"{guess:.9g}") for name, age, guess in rows))
 
 
 def write_failures(path: Path, failures: Iterable[Failure]) -> None:
-    """CSV `path,reason`, a line per image that could not be used."""
+    """Write a CSV file `path,reason`, one line per image that could not be used."""
     write_csv(path, ("path", "reason"), ((failure.path, failure.reason) for failure in failures))
 
 
-def write_csv(path: Path, header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """UTF-8 with line feeds, written whole or not at all."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+def _leakage(report: Json) -> str:
+    leaks, unseen = report["data"]["leakage"], report["test"]["unseen"]
+    known, seen = leaks["test_images_known"], leaks["test_images_seen"]
+    if not known:
+        return "The identities of the people are unknown, so some of them may be in the training split too."
+    text = f"The identity is known for {known:,} of them; {seen:,} show a person who is also in the training split."
+    return f"{text} On people who are not in it: {METRICS['mae'].sentence(unseen['mae'])}." if unseen else text
 
 
-def _with_interval(value: float | None, interval: list[float] | None, form: str) -> str:
+def _with_interval(metric: Metric, value: float | None, interval: list[float] | None) -> str:
     if interval is None:
-        return _number(value, form)
-    return f"{_number(value, form)} [{interval[0]:{form}}, {interval[1]:{form}}]"
+        return metric.format(value)
+    return f"{metric.format(value)} [{metric.format(interval[0])}, {metric.format(interval[1])}]"
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _years(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else f"{value:{sign}.1f}"

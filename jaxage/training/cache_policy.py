@@ -1,112 +1,200 @@
-"""What the learning part of a network is fed with: images, or features of the frozen prefix if that is faster."""
+"""Train from images or from cached features of the frozen layers, whichever is faster, and say why."""
 
-import math
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxage.config import TrainConfig
-from jaxage.data.loader import device_budget
+from jaxage.data.loader import DataLoader, device_budget, make_loader
+from jaxage.data.sampler import EvalRows, ViewRows
 from jaxage.training.feature_cache import (
     BATCH_PER_DEVICE,
-    Prefix,
-    TrainInputs,
+    FrozenTrunk,
+    allocate,
+    compute_cached,
     feature_key,
-    from_store,
-    keep,
-    kept,
-    run_prefix,
+    open_cached,
+    run_trunk,
 )
-from jaxage.training.inputs import from_images
-from jaxage.training.placement import Costs, Placement, decide
-from jaxage.training.predictor import images_at
-from jaxage.types import Log
+from jaxage.training.inputs import InputFn, from_features, from_images
+from jaxage.training.view_index import ViewIndex, rows_of_images
+from jaxage.types import CacheFeatures, Log, UserError
 from jaxage.utils.memory import host_memory
+
+DISK_RATE, HOST_RATE = 1e9, 4e9
+"""Bytes a second to and from a disk, and from memory to a device."""
 
 _SHARE_OF_DISK, _SHARE_OF_MEMORY = 0.25, 0.5
 
 
-def choose_inputs(
-    config: TrainConfig, prefix: Prefix, seen: int, data_sha256: str, cache: Path, log: Log
-) -> TrainInputs:
-    """Images through the frozen prefix at every step, or its features, found in `cache` or computed now.
+@dataclass(frozen=True, eq=False)
+class TrainInputs:
+    """What is trained on, and how to find it.
 
-    `seen` is how many images the run will look at, epochs and tests together. What is chosen, and why, is said.
+    loader: images, or features of them. view_rows: its rows of each training image's views. eval_rows: its rows of
+    every image and, in a second column, of its mirror. input_fn: from items to inputs of the first trainable block.
+    place: where features are cached, "off" for images.
     """
-    source = from_images(
-        prefix.model,
-        prefix.channels,
-        start=prefix.start,
-        use_augment=config.augment,
-        views=prefix.views,
-        seed=prefix.seed,
-    )
-    view_rows = np.repeat(prefix.train_rows[:, None], prefix.views, axis=1).astype(np.int32)
-    images = TrainInputs(prefix.loader, view_rows, images_at(np.arange(len(prefix.loader.items)), prefix.flip), source)
-    if config.cache_features == "off" or prefix.start == prefix.model.spec.units[0]:
-        return images
-    path = cache / "features" / f"{feature_key(prefix, data_sha256)}.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stored = kept(prefix, path)
-    place, why = _place(config, prefix, seen, path.parent, stored is not None)
-    log(f"frozen layers, before {prefix.start}: {_PLACES[place]}, {why}")
+
+    loader: DataLoader
+    view_rows: ViewRows
+    eval_rows: EvalRows
+    input_fn: InputFn
+    place: CacheFeatures = "off"
+
+
+def choose_inputs(
+    config: TrainConfig, trunk: FrozenTrunk, index: ViewIndex, seen: int, folder: Path, log: Log
+) -> TrainInputs:
+    """Images, which go through the frozen layers at every step, or cached features.
+
+    Args:
+        config: Says what is asked for (`cache_features`, `augment`, `solver`, `memory_budget`).
+        trunk: The frozen layers.
+        index: The views of the images that features are needed of.
+        seen: How many images the run looks at, epochs and tests together.
+        folder: Where files of features are kept.
+        log: Gets a line with what was chosen, and why.
+    """
+    if config.cache_features == "off" or trunk.start == trunk.model.spec.units[0]:
+        return image_inputs(config, trunk, index)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{feature_key(trunk, index)}.npy"
+    stored = open_cached(trunk, index, path)
+    place, why = _place(config, trunk, index, seen, folder if stored is None else None)
+    log(f"frozen layers, before {trunk.start}: {_PLACES[place]}, {why}")
     if place == "off":
-        return images
+        return image_inputs(config, trunk, index)
     started = time.perf_counter()
+    budget = remaining_budget(trunk.loader, config)
+    if place == "device" and trunk.nbytes(len(index)) > budget:
+        raise UserError(
+            f"--cache-features device: {trunk.nbytes(len(index)) / 2**30:.2f} GiB of features do not fit into the "
+            f"{budget / 2**30:.2f} GiB that the memory budget leaves beside the images: use --cache-features host or "
+            "disk, or allow more with --memory-budget"
+        )
     if place == "disk":
-        budget: float = _budget(config, prefix)
-        features = keep(prefix, path) if stored is None else stored
+        features = compute_cached(trunk, index, path) if stored is None else stored
     else:
-        budget = math.inf if place == "device" else 0.0
-        features = np.empty(prefix.shape, prefix.dtype)
-        run_prefix(prefix, features)
+        budget = budget if place == "device" else 0
+        features = allocate(trunk, len(index))
+        run_trunk(trunk, index, features)
     log(f"  {len(features):,} features ready in {time.perf_counter() - started:.1f} s")
-    return replace(from_store(prefix, features, budget), place=place)
+    ages = np.asarray(trunk.loader.ages)[index.wanted().rows]
+    loader = make_loader(features, ages, trunk.loader.mesh, budget)
+    return TrainInputs(loader, index.view_rows, index.eval_rows, from_features(trunk.start), place)
+
+
+def image_inputs(config: TrainConfig, trunk: FrozenTrunk, index: ViewIndex) -> TrainInputs:
+    """Train from the images themselves."""
+    input_fn = from_images(
+        trunk.model,
+        trunk.channels,
+        start=trunk.start,
+        use_augment=config.augment,
+        views=index.views,
+        seed=trunk.seed,
+    )
+    view_rows = np.repeat(index.train_rows[:, None], index.views, axis=1).astype(np.int32)
+    return TrainInputs(trunk.loader, view_rows, rows_of_images(np.arange(index.images), index.flip), input_fn)
+
+
+def remaining_budget(loader: DataLoader, config: TrainConfig) -> int:
+    """Bytes of each device that are left for features beside the images: one budget for both."""
+    return max(0, device_budget(loader.mesh, config.memory_budget) - loader.device_bytes)
+
+
+class Costs(NamedTuple):
+    """What the decision rests on.
+
+    nbytes: of all features. images: how many, further views included. seen: how many the epochs and tests look at.
+    seconds: of the frozen layers for one image. device, disk, host: bytes that may be used there.
+    """
+
+    nbytes: int
+    images: int
+    seen: int
+    seconds: float
+    device: float
+    disk: float
+    host: float
+
+
+class Placement(NamedTuple):
+    """Where features are cached, and why, in words."""
+
+    place: CacheFeatures
+    why: str
+
+
+def decide(costs: Costs) -> Placement:
+    """Cache the features if that takes less time than computing them for every step.
+
+    Saved are (seen - images) x seconds. A file on disk, which later runs find again, costs nbytes / `DISK_RATE`, and
+    is used if it fits and computing takes longer; features that do not fit on the device are read for every step, at
+    `DISK_RATE` or `HOST_RATE`.
+    """
+    saved = (costs.seen - costs.images) * costs.seconds
+    resident = costs.nbytes <= costs.device
+    read = 0.0 if resident else costs.nbytes / costs.images * costs.seen
+    size = f"{costs.nbytes / 2**30:.2f} GiB"
+    if saved <= 0:
+        return Placement("off", f"the run looks at {costs.seen:,} images, there would be {costs.images:,} to cache")
+    places: list[tuple[CacheFeatures, bool, float]] = [
+        (
+            "disk",
+            costs.nbytes <= costs.disk and costs.nbytes / DISK_RATE <= costs.images * costs.seconds,
+            (costs.nbytes + read) / DISK_RATE,
+        ),
+        ("device", resident, 0.0),
+        ("host", costs.nbytes <= costs.host, read / HOST_RATE),
+    ]
+    for place, fits, lost in places:
+        if fits and lost < saved:
+            return Placement(place, f"{size} that save about {saved - lost:.3g} s of computing")
+    return Placement("off", f"{size} do not fit, or take longer to read than to compute ({saved:.3g} s)")
 
 
 _PLACES = {
     "off": "computed at every step",
-    "device": "computed once, kept on the device",
-    "host": "computed once, kept in memory",
-    "disk": "computed once, kept in a file",
+    "device": "computed once, cached on the device",
+    "host": "computed once, cached in memory",
+    "disk": "computed once, cached in a file",
 }
 
 
-def _place(config: TrainConfig, prefix: Prefix, seen: int, folder: Path, found: bool) -> Placement:
+def _place(config: TrainConfig, trunk: FrozenTrunk, index: ViewIndex, seen: int, folder: Path | None) -> Placement:
+    """`folder` is where a file would be made, None if there is one."""
     if config.cache_features != "auto":
         return Placement(config.cache_features, "as asked")
     if config.augment:
         return Placement("off", "as every step augments its images anew")
-    if found:
+    if folder is None:
         return Placement("disk", "found there")
     if config.solver == "ridge":
         return Placement("disk", "as the solver needs all of them")
     return decide(
         Costs(
-            nbytes=prefix.nbytes,
-            images=prefix.shape[0],
+            nbytes=trunk.nbytes(len(index)),
+            images=len(index),
             seen=seen,
-            seconds=_seconds(prefix),
-            device=float(_budget(config, prefix)),
+            seconds=_seconds(trunk, index),
+            device=remaining_budget(trunk.loader, config),
             disk=_SHARE_OF_DISK * shutil.disk_usage(folder).free,
             host=_SHARE_OF_MEMORY * host_memory(),
         )
     )
 
 
-def _budget(config: TrainConfig, prefix: Prefix) -> int:
-    """Bytes of each device that the images leave for features."""
-    return device_budget(prefix.loader.mesh, config.memory_budget) - prefix.loader.device_bytes
-
-
-def _seconds(prefix: Prefix) -> float:
-    """Of the prefix for one image: a few batches, once it is compiled."""
-    some = min(prefix.shape[0], 4 * BATCH_PER_DEVICE * prefix.loader.mesh.size)
-    out = np.empty((some, *prefix.shape[1:]), prefix.dtype)
-    run_prefix(prefix, out[:1])
+def _seconds(trunk: FrozenTrunk, index: ViewIndex) -> float:
+    """Of the frozen layers for one image: a few batches, once they are compiled."""
+    some = min(len(index), 4 * BATCH_PER_DEVICE * trunk.loader.mesh.size)
+    out = allocate(trunk, some)
+    run_trunk(trunk, index, out[:1])
     started = time.perf_counter()
-    run_prefix(prefix, out)
+    run_trunk(trunk, index, out)
     return (time.perf_counter() - started) / some

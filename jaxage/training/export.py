@@ -1,37 +1,28 @@
-"""A trained model as two files that travel together: `model.safetensors` and `model.json`."""
+"""A trained model as files that travel together: `model.safetensors`, `model.json` and a model card."""
 
-import dataclasses
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxage.losses import Objective, make_objective
+from jaxage.losses import LOSSES, Objective, make_objective
 from jaxage.models.registry import Model, create_model
 from jaxage.pretrained.safetensors_io import read_variables, write_variables
-from jaxage.types import Arch, Dtype, LossName, UserError, Variables
+from jaxage.types import Arch, Dtype, InputContract, Interpolation, LossName, UserError, Variables
 from jaxage.utils.files import write_json, write_text
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-_INPUT = {
-    "colour": "RGB, 0-1, then (x - mean) / std",
-    "resize": "shorter side to image_size",
-    "interpolation": "bilinear, antialiased",
-    "crop": "centre square",
-}
+_DEFAULT = InputContract()
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What goes in and what comes out.
+    """What a trained network takes and gives.
 
-    Input: RGB in 0-1, the shorter side resized to `image_size` (bilinear, antialiased), centre-cropped to a square,
-    then `(x - mean) / std`. Output: `outputs` logits that the objective `loss`, with `age_mean` and `age_std` in years,
-    turns into an age; with `flip` it is the mean of that and the mirror image's.
+    Input: RGB in 0-1, the shorter side resized to `image_size / crop` (`interpolation`, antialiased), the central
+    square of `image_size`, then `(x - mean) / std`. Output: logits that the objective `loss`, with `age_mean` and
+    `age_std` in years, turns into an age; with `flip` the age is the mean of the image's and its mirror's.
     """
 
     arch: Arch
@@ -41,44 +32,66 @@ class ModelConfig:
     age_std: float
     flip: bool = False
     dtype: Dtype = "float32"
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    mean: tuple[float, ...] = _DEFAULT.mean
+    std: tuple[float, ...] = _DEFAULT.std
+    interpolation: Interpolation = _DEFAULT.interpolation
+    crop: float = _DEFAULT.crop
 
     def objective(self) -> Objective:
-        """The objective of this contract."""
+        """The objective that the head was trained for."""
         return make_objective(self.loss, self.age_mean, self.age_std)
 
     def model(self) -> Model:
-        """The network of this contract."""
+        """The network, with as many outputs as the objective needs."""
         return create_model(self.arch, outputs=self.objective().outputs, dtype=self.dtype)
 
+    def input(self) -> InputContract:
+        """What it expects of an image."""
+        return InputContract(self.mean, self.std, self.interpolation, self.crop)
 
-def export_model(folder: Path, variables: Variables, contract: ModelConfig, card: str) -> None:
-    """Write `model.safetensors`, `model.json` (the contract) and `README.md` (`card`) into `folder`."""
+
+def export_model(folder: Path, variables: Variables, config: ModelConfig, card: str) -> None:
+    """Write `model.safetensors`, `model.json` (the config) and `README.md` (`card`) into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     leaves = {name: _to_numpy(tree) for name, tree in variables.items()}
-    write_variables(folder / "model.safetensors", leaves, {"arch": contract.arch})
+    metadata = {"arch": config.arch, "input": json.dumps(config.input()._asdict())}
+    write_variables(folder / "model.safetensors", leaves, metadata)
     write_text(folder / "README.md", card)
-    outputs = contract.objective().outputs
-    output = {
-        "outputs": outputs,
-        "age": "softmax-weighted mean of 0, 1, ..." if outputs > 1 else "z * age_std + age_mean",
+    words = {
+        "input": {
+            "color": "RGB, 0-1, then (x - mean) / std",
+            "resize": "shorter side to image_size / crop, antialiased",
+            "crop": "central square of image_size",
+        },
+        "output": {
+            "outputs": config.objective().outputs,
+            "age": LOSSES[config.loss].formula,
+        },
     }
-    write_json(folder / "model.json", asdict(contract) | {"input": _INPUT, "output": output})
+    write_json(folder / "model.json", asdict(config) | words)
 
 
 def load_model(folder: Path) -> tuple[Variables, ModelConfig]:
-    """What `export_model` wrote, from its folder or the run's. Raises UserError naming what is missing."""
+    """Read what `export_model` wrote.
+
+    Args:
+        folder: The folder of a finished run, or its `model/` folder.
+
+    Raises:
+        UserError: if a file is missing or is not one of jaxage's.
+    """
     folder = folder / "model" if (folder / "model").is_dir() else folder
-    if not (folder / "model.json").is_file():
+    path = folder / "model.json"
+    if not path.is_file():
         raise UserError(f"{folder} holds no model.json: give the folder of a finished run, or its model/ folder")
     try:
-        fields = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        known = {field.name: fields[field.name] for field in dataclasses.fields(ModelConfig)}
-        contract = ModelConfig(**(known | {name: tuple(known[name]) for name in ("mean", "std")}))
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        names = [f.name for f in fields(ModelConfig) if f.name in stored or f.default is MISSING]
+        known = {name: stored[name] for name in names}
+        config = ModelConfig(**(known | {name: tuple(known[name]) for name in ("mean", "std") if name in known}))
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder / 'model.json'} is no contract of jaxage ({error!r}): export it again") from error
-    return read_variables(folder / "model.safetensors"), contract
+        raise UserError(f"{path} is not a model.json of jaxage ({error!r}): export it again") from error
+    return read_variables(folder / "model.safetensors"), config
 
 
 def _to_numpy(tree: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How what a loader holds becomes what the learning part of a network takes."""
+"""What the trainable part of a network takes: images through its frozen layers, or cached features."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,17 +12,18 @@ from jaxage.models.registry import Model
 from jaxage.types import Images, RawImages, Variables
 
 Channels = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and standard deviation of each color, of pixels in 0-1, that the weights expect."""
+"""Mean and standard deviation of each channel of RGB in 0-1, as the weights expect."""
 
 ViewIds = Int[Array, " batch"]
+"""Which view of which training image is wanted: image number x views + view."""
 
 
-class Source(NamedTuple):
-    """start: the first unit of the learning part.
+class InputFn(NamedTuple):
+    """How items of a loader become inputs of the block `start`, the first that learns.
 
-    train: (key, variables, items, view_ids) -> what that unit takes; `view_ids` say which view of which image is wanted.
-    evaluate: (variables, items, mirrored) -> the same, of the images as they are or, where `mirrored`, turned round.
-        Features are what they are: `jaxage.training.feature_cache.TrainInputs.eval_rows` says where those of mirrors are.
+    train: (key, variables, items, view_ids) -> inputs of the training step.
+    evaluate: (variables, items, mirrored) -> inputs of a prediction, mirrored where `mirrored` is true. Cached features
+        are returned as they are: mirrors have rows of their own.
     """
 
     start: str
@@ -38,30 +39,36 @@ def from_images(
     use_augment: bool = False,
     views: int = 1,
     seed: int = 0,
-) -> Source:
-    """From uint8 images, through the frozen prefix, if `start` is not the network's first unit (default).
+) -> InputFn:
+    """Inputs from uint8 images, which go through the frozen layers.
 
-    Training images are augmented anew each time (`use_augment`), or are one of `views` views that never change.
+    Args:
+        model: The network.
+        channels: Mean and standard deviation that its weights expect.
+        start: The first block that learns; by default the first of the network.
+        use_augment: Draw crops, flips and colors anew at every step.
+        views: Otherwise, each training image is one of this many fixed views (see `jaxage.data.augment.view`).
+        seed: Of the random crops among the fixed views.
     """
     first = start or model.spec.units[0]
 
     def train(key: Array, variables: Variables, images: RawImages, view_ids: ViewIds) -> Array:
         if use_augment:
-            return prefix(variables, augment(key, to_unit(images)))
-        return prefix(variables, view(jax.random.key(seed), to_unit(images), view_ids, views))
+            return through_frozen(variables, augment(key, to_unit(images)))
+        return through_frozen(variables, view(jax.random.key(seed), to_unit(images), view_ids, views))
 
-    def prefix(variables: Variables, images: Images) -> Array:
+    def through_frozen(variables: Variables, images: Images) -> Array:
         return model.features(variables, normalize(images, *channels), first)
 
     def evaluate(variables: Variables, images: RawImages, mirrored: Bool[Array, " batch"]) -> Array:
         images = jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
-        return prefix(variables, to_unit(images))
+        return through_frozen(variables, to_unit(images))
 
-    return Source(first, train, evaluate)
+    return InputFn(first, train, evaluate)
 
 
-def from_features(start: str) -> Source:
-    """From features of the frozen prefix, computed before."""
-    return Source(
+def from_features(start: str) -> InputFn:
+    """Inputs that were computed before: features that the block `start` takes."""
+    return InputFn(
         start, lambda key, variables, features, view_ids: features, lambda variables, features, mirrored: features
     )

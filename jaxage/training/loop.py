@@ -1,4 +1,4 @@
-"""The loop over epochs: train, validate, keep the best, checkpoint; the same numbers whether or not it was stopped."""
+"""The loop over epochs: train, validate, keep the best, checkpoint; a resumed run ends with the same numbers."""
 
 import json
 import math
@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -22,14 +21,15 @@ from jaxage.config import TrainConfig
 from jaxage.data.loader import step_batches
 from jaxage.data.records import Records
 from jaxage.data.sampler import epoch_batches
+from jaxage.metrics import scores_line
+from jaxage.training.cache_policy import TrainInputs
 from jaxage.training.checkpoint import Checkpoint, open_checkpoints, restore_latest, save
-from jaxage.training.feature_cache import TrainInputs
 from jaxage.training.predictor import predict_rows, scores
-from jaxage.training.run_folder import HISTORY
+from jaxage.training.run_folder import HISTORY, Run
 from jaxage.training.state import TrainState, start_epoch
 from jaxage.training.step import PredictStep, TrainStep
 from jaxage.training.unfreeze import Phase
-from jaxage.types import Log, Variables
+from jaxage.types import Rows, Variables, Years
 from jaxage.utils.files import write_text
 from jaxage.utils.sharding import block_if_multi_cpu, replicated
 
@@ -46,32 +46,27 @@ class Stopped(RuntimeError):
         self.signum = signum
 
 
-@dataclass(frozen=True)
-class Stage:
-    """The compiled steps of a phase, by how many steps each does; one of them does one."""
+class PhaseSteps(NamedTuple):
+    """The compiled steps of a phase, by how many steps one call does; one of them does one."""
 
     phase: Phase
     train_steps: Mapping[int, TrainStep]
 
 
-@dataclass(frozen=True)
-class Job:
-    """All that the loop needs: the settings, the table, what is learned from, and the compiled steps.
+class Program(NamedTuple):
+    """What is compiled for a run, and what it runs on.
 
-    stages: what learns when. predict_batch: how many are predicted at once.
+    records: the table of images. inputs: what is trained on. phases: the training steps, by what learns when.
+    predict_step: predicts `predict_batch` faces at once. schedule: the learning rate by step. mesh: the devices.
     """
 
-    config: TrainConfig
-    folder: Path
     records: Records
     inputs: TrainInputs
-    stages: Sequence[Stage]
+    phases: Sequence[PhaseSteps]
     predict_step: PredictStep
     predict_batch: int
     schedule: optax.Schedule
     mesh: Mesh
-    log: Log
-    started: float
 
 
 @dataclass
@@ -92,75 +87,88 @@ def steps_per_epoch(config: TrainConfig, records: Records) -> int:
     return math.ceil(len(records.rows_of("train")) / config.batch_size)
 
 
-def fit(job: Job, state: TrainState) -> tuple[Variables, Progress]:
-    """Train to the end from `state` or from the newest checkpoint in the run's folder; the best variables and history.
+def fit(program: Program, state: TrainState, run: Run) -> tuple[Variables, Progress]:
+    """Train from `state`, or from the newest checkpoint in the run's folder, to the end.
 
-    Raises Diverged a few steps after a loss that is not finite and for predictions that are not, before anything of
-    that is saved; Stopped after SIGTERM or SIGINT.
+    Args:
+        program: What is compiled.
+        state: The state before the first step.
+        run: Has the settings, the folder for checkpoints and history, and the log.
+
+    Returns:
+        The averaged variables with the best validation MAE, and the history.
+
+    Raises:
+        Diverged: a few steps after a loss that is not finite, and for predictions that are not, before anything of
+            that is saved.
+        Stopped: after SIGTERM or SIGINT, once the state is saved.
     """
-    checkpoints = open_checkpoints(job.folder / "checkpoints")
     best, progress = _copy(state.average), Progress()
-    if restored := restore_latest(checkpoints, state, replicated(job.mesh)):
-        state, best, progress = restored.state, restored.best, Progress(**restored.progress)
-        job.log(f"resuming at step {int(state.step)}")
-    earlier = progress.run_s
-    _write_history(job.folder, progress)
-    per_epoch = steps_per_epoch(job.config, job.records)
-    with _signals() as caught:
-        for epoch in range(int(state.step) // per_epoch + 1, job.config.epochs + 1):
-            state = _train_epoch(job, state, epoch, progress, caught)
+    per_epoch = steps_per_epoch(run.config, program.records)
+    with open_checkpoints(run.folder / "checkpoints") as checkpoints, _signals() as caught:
+        if restored := restore_latest(checkpoints, state, replicated(program.mesh)):
+            state, best, progress = restored.state, restored.best, Progress(**restored.progress)
+            run.log(f"resuming at step {int(state.step)}")
+        earlier = progress.run_s
+        _write_history(run.folder, progress)
+        for epoch in range(int(state.step) // per_epoch + 1, run.config.epochs + 1):
+            state = _train_epoch(program, state, epoch, progress, run, caught)
             if int(state.bad_step) >= 0:
-                raise _diverged(
-                    job, checkpoints.latest_step(), f"the loss was no finite number at step {int(state.bad_step)}"
-                )
+                raise _diverged(run, checkpoints.latest_step(), f"the loss is NaN or inf at step {int(state.bad_step)}")
             if int(state.step) == epoch * per_epoch:
-                best = _validate(job, state, best, epoch, progress)
+                best = _validate(program, state, best, epoch, progress, run)
                 if progress.history[-1]["validation"]["mae"] is None:
-                    raise _diverged(
-                        job, checkpoints.latest_step(), f"predictions were no finite numbers after epoch {epoch}"
-                    )
-            progress.run_s = earlier + time.perf_counter() - job.started
+                    raise _diverged(run, checkpoints.latest_step(), f"predictions are NaN or inf after epoch {epoch}")
+            progress.run_s = earlier + time.perf_counter() - run.started
             save(checkpoints, Checkpoint(state, best, vars(progress)))
-            _write_history(job.folder, progress)
+            _write_history(run.folder, progress)
             if caught:
                 raise Stopped(
                     f"stopped by {signal.Signals(caught[0]).name} at step {int(state.step)}; "
-                    f"go on with --out {job.folder} --resume",
+                    f"continue with --out {run.folder} --resume",
                     caught[0],
                 )
-    checkpoints.close()
     return best, progress
 
 
-def _diverged(job: Job, last: int | None, what: str) -> Diverged:
+def predict_at(program: Program, variables: Variables, rows: Rows) -> Years:
+    """Ages in years, float32, of these rows of the program's table."""
+    inputs = program.inputs
+    return predict_rows(program.predict_step, variables, inputs.loader, inputs.eval_rows[rows], program.predict_batch)
+
+
+def _diverged(run: Run, last: int | None, what: str) -> Diverged:
     good = f"the last good checkpoint is of step {last}" if last is not None else "there is no checkpoint yet"
-    return Diverged(f"{what}; {good}, in {job.folder / 'checkpoints'}. Start a new run with a lower --learning-rate")
+    return Diverged(f"{what}; {good}, in {run.folder / 'checkpoints'}. Start a new run with a lower --learning-rate")
 
 
-def _train_epoch(job: Job, state: TrainState, epoch: int, progress: Progress, caught: list[int]) -> TrainState:
+def _train_epoch(
+    program: Program, state: TrainState, epoch: int, progress: Progress, run: Run, caught: list[int]
+) -> TrainState:
     """The steps of an epoch that are not done yet, or those until a signal is caught.
 
-    The device is never waited for: what is read on the way is the flag of the dispatch before the one before.
+    The device is never waited for: what is read on the way is the flag of the call before the last.
     """
-    view_rows, size = job.inputs.view_rows, job.config.batch_size
-    order = jax.device_put(epoch_batches(view_rows, job.config.seed, epoch, size), replicated(job.mesh))
-    steps = len(order.rows)
+    view_rows, size = program.inputs.view_rows, run.config.batch_size
+    epoch_rows = jax.device_put(epoch_batches(view_rows, run.config.seed, epoch, size), replicated(program.mesh))
+    steps = len(epoch_rows.rows)
     before = (epoch - 1) * steps
     done = int(state.step) - before
     if done == 0:
         state = start_epoch(state)
     bad: deque[Any] = deque()
+    stop = False
     started = time.perf_counter()
-    bar = tqdm(total=steps, initial=done, desc=f"epoch {epoch}/{job.config.epochs}", leave=False, disable=None)
+    bar = tqdm(total=steps, initial=done, desc=f"epoch {epoch}/{run.config.epochs}", leave=False, disable=None)
     with bar:
-        for first, end, train_steps in _stretches(job.stages, before, done, steps):
+        for first, end, train_steps in _stretches(program.phases, before, done, steps):
             count = max(count for count in train_steps if (end - first) % count == 0)
-            with closing(step_batches(job.inputs.loader, order, first, end, count)) as arguments:
+            with closing(step_batches(program.inputs.loader, epoch_rows, first, end, count)) as arguments:
                 for batch in arguments:
                     state, flag = train_steps[count](state, *batch)
                     bad.append(block_if_multi_cpu(flag))
                     bar.update(count)
-                    stop = caught or (len(bad) > 2 and int(bad.popleft()) >= 0)
+                    stop = bool(caught) or (len(bad) > 2 and int(bad.popleft()) >= 0)
                     if stop:
                         break
             if stop:
@@ -173,25 +181,27 @@ def _train_epoch(job: Job, state: TrainState, epoch: int, progress: Progress, ca
 
 
 def _stretches(
-    stages: Sequence[Stage], before: int, done: int, steps: int
+    phases: Sequence[PhaseSteps], before: int, done: int, steps: int
 ) -> Iterator[tuple[int, int, Mapping[int, TrainStep]]]:
     """What is left of an epoch's steps, cut where a phase ends: (first, end, compiled steps), counted in the epoch."""
-    for stage in stages:
-        first, end = max(done, stage.phase.first - before), min(steps, stage.phase.end - before)
+    for phase, train_steps in phases:
+        first, end = max(done, phase.first - before), min(steps, phase.end - before)
         if first < end:
-            yield first, end, stage.train_steps
+            yield first, end, train_steps
 
 
-def _validate(job: Job, state: TrainState, best: Variables, epoch: int, progress: Progress) -> Variables:
+def _validate(
+    program: Program, state: TrainState, best: Variables, epoch: int, progress: Progress, run: Run
+) -> Variables:
     """Add the epoch to the history; the better of `best` and the current average, by validation MAE."""
-    rows = job.records.rows_of("validation")
-    prediction = predict_at(job, state.average, rows)
-    validation = scores(prediction, job.records.age[rows])
+    rows = program.records.rows_of("validation")
+    prediction = predict_at(program, state.average, rows)
+    validation = scores(prediction, program.records.age[rows])
     line = {
         "epoch": epoch,
         "step": int(state.step),
         "train_loss": float(state.loss_sum / state.loss_weight),
-        "learning_rate": float(job.schedule(int(state.step) - 1)),
+        "learning_rate": float(program.schedule(int(state.step) - 1)),
         "validation": validation,
     }
     before = min((past["validation"]["mae"] for past in progress.history), default=math.inf)
@@ -200,18 +210,12 @@ def _validate(job: Job, state: TrainState, best: Variables, epoch: int, progress
     if improved:
         progress.best_epoch = epoch
         best = _copy(state.average)
-    shown = "  ".join(f"{k.upper()} {v:.3f}" if v is not None else f"{k.upper()} -" for k, v in validation.items())
     rate = progress.images / progress.train_s
-    job.log(
-        f"epoch {epoch:>3}  loss {line['train_loss']:.4f}  validation {shown}  {rate:.0f} images/s" + "  *" * improved
+    run.log(
+        f"epoch {epoch:>3}  loss {line['train_loss']:.4f}  validation {scores_line(validation)}  {rate:.0f} images/s"
+        + "  *" * improved
     )
     return best
-
-
-def predict_at(job: Job, variables: Variables, rows: np.ndarray) -> np.ndarray:
-    """Ages in years, float32, of these rows of the job's table."""
-    inputs = job.inputs
-    return predict_rows(job.predict_step, variables, inputs.loader, inputs.eval_rows[rows], job.predict_batch)
 
 
 def _copy(variables: Variables) -> Variables:

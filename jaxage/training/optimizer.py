@@ -1,4 +1,4 @@
-"""AdamW over the label tree: each group at its rate, nothing for what is frozen."""
+"""AdamW over the label tree: a learning rate for each group, nothing for frozen parameters."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,13 +8,17 @@ import jax.numpy as jnp
 import optax
 
 from jaxage.config import TrainConfig
-from jaxage.training.freeze import FROZEN, Group, trainable_mask
-from jaxage.types import Params
+from jaxage.training.freeze import FROZEN, FreezePlan, Group, trainable_mask
 
 
 def make_schedule(config: TrainConfig, total_steps: int, first: int = 0) -> optax.Schedule:
-    """Of what learns from step `first` on, by steps since then: a linear warm-up from 0 to the cosine that falls from
-    the peak to 0 between the first group's warm-up and `total_steps`.
+    """The learning rate over the steps: linear warm-up from 0, then cosine decay to 0.
+
+    Args:
+        config: Has the peak (`learning_rate`) and the share of warm-up steps (`warmup`).
+        total_steps: The step at which the rate reaches 0.
+        first: The step from which the group learns. The schedule counts steps from there; it warms up again, to the
+            cosine that the other groups follow.
     """
     warmup = min(round(config.warmup * total_steps), total_steps - 1)
     base = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, total_steps)
@@ -25,17 +29,22 @@ def make_schedule(config: TrainConfig, total_steps: int, first: int = 0) -> opta
 
 def make_optimizer(
     config: TrainConfig,
-    groups: tuple[Group, ...],
-    labels: Params,
+    plan: FreezePlan,
     total_steps: int,
     firsts: Mapping[str, int] | None = None,
     schedule: optax.Schedule | None = None,
 ) -> optax.GradientTransformation:
-    """`optax.multi_transform` over `labels`, after clipping by the global norm of what learns.
+    """`optax.multi_transform` over the plan's labels, after clipping by the global norm of what learns.
 
-    Frozen leaves get `set_to_zero`, hence no moments; decay is for kernels alone (AdamW, arXiv:1711.05101). A group
-    whose first step (`firsts`, by name) is to come neither moves nor counts steps in its moments. `schedule` takes the
-    place of the config's.
+    AdamW (arXiv:1711.05101) decays kernels only. Frozen leaves get `set_to_zero`, hence no moments.
+
+    Args:
+        config: Has learning rate, warm-up, weight decay and the largest gradient norm (`clip`).
+        plan: Has groups and labels.
+        total_steps: How many steps the run has.
+        firsts: The first step of each group by name (see `parse_unfreeze`). Until then it does not move, and its
+            moments count no steps.
+        schedule: Replaces the config's learning rate.
     """
     firsts = firsts or {}
 
@@ -45,9 +54,9 @@ def make_optimizer(
         inner = optax.adamw(lambda step: group.multiplier * rate(step), weight_decay=config.weight_decay, mask=_kernels)
         return optax.conditionally_mask(inner, lambda step: step >= first) if first else inner
 
-    transforms = {group.name: adamw(group) for group in groups} | {FROZEN: optax.set_to_zero()}
-    clip = optax.masked(optax.clip_by_global_norm(config.clip), trainable_mask(labels))
-    return optax.chain(clip, optax.multi_transform(transforms, labels))
+    transforms = {group.name: adamw(group) for group in plan.groups} | {FROZEN: optax.set_to_zero()}
+    clip = optax.masked(optax.clip_by_global_norm(config.clip), trainable_mask(plan.labels))
+    return optax.chain(clip, optax.multi_transform(transforms, plan.labels))
 
 
 def _kernels(params: Any) -> Any:

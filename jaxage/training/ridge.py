@@ -2,7 +2,7 @@
 
 import json
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,12 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
+from jaxage.models.registry import create_model
 from jaxage.training.export import ModelConfig
-from jaxage.training.loop import Job, Progress
+from jaxage.training.loop import Program, Progress
 from jaxage.training.predictor import scores
-from jaxage.training.run_folder import HISTORY
-from jaxage.types import Variables
+from jaxage.training.run_folder import HISTORY, Run
+from jaxage.types import Json, Variables
 from jaxage.utils.files import write_text
 from jaxage.utils.sharding import replicate
 from jaxage.utils.trees import is_within, map_named
@@ -32,10 +33,15 @@ class Linear(NamedTuple):
 def ridge(
     features: Float[np.ndarray, "n inputs"], target: Float[np.ndarray, " n"], strengths: tuple[float, ...]
 ) -> Linear:
-    """The least mean square error plus `strength` times the squared weights of the standardized features.
+    """Ridge regression (Hoerl and Kennard 1970) in float64, one eigendecomposition for all strengths.
 
-    The bias is free; features that do not vary get no weight (Hoerl and Kennard 1970). In float64, by one
-    eigendecomposition for all strengths.
+    Minimizes the mean squared error plus `strength` times the squared weights of the standardized features. The bias
+    is not penalized; features that do not vary get no weight.
+
+    Args:
+        features: Of each row.
+        target: Of each row.
+        strengths: The penalties to solve for.
     """
     x, y = features.astype(np.float64), target.astype(np.float64)
     mean, std = x.mean(0), x.std(0)
@@ -48,36 +54,45 @@ def ridge(
     return Linear(kernel, y.mean() - kernel @ mean)
 
 
-def solve(job: Job, variables: Variables, contract: ModelConfig, head: str) -> tuple[Variables, Progress]:
-    """`variables` with the `head` that ridge regression gives, of the strength with the best validation MAE.
+def solve(program: Program, variables: Variables, model_config: ModelConfig, run: Run) -> tuple[Variables, Progress]:
+    """Find the head by ridge regression, with the strength that has the best validation MAE.
 
-    Every kept view of every training image counts. The history has a line for each strength, `best_epoch` its number.
+    Args:
+        program: Has the cached features; every view of every training image counts.
+        variables: The network; its trunk stays as it is.
+        model_config: Standardizes the ages, and names the network.
+        run: Gets the history, a line for each strength.
+
+    Returns:
+        The variables with the new head, and the history; `best_epoch` is the number of the chosen strength.
     """
     started = time.perf_counter()
-    items, ages = np.asarray(job.inputs.loader.items), np.asarray(job.inputs.loader.ages)
-    view_rows, rows = job.inputs.view_rows.ravel(), job.records.rows_of("validation")
-    kernels, biases = ridge(items[view_rows], (ages[view_rows] - contract.age_mean) / contract.age_std, STRENGTHS)
-    objective, seen = contract.objective(), items[job.inputs.eval_rows[rows]].mean(1)
-    history: list[dict[str, Any]] = []
+    items, ages = np.asarray(program.inputs.loader.items), np.asarray(program.inputs.loader.ages)
+    view_rows, rows = program.inputs.view_rows.ravel(), program.records.rows_of("validation")
+    target = (ages[view_rows] - model_config.age_mean) / model_config.age_std
+    kernels, biases = ridge(items[view_rows], target, STRENGTHS)
+    objective, features = model_config.objective(), items[program.inputs.eval_rows[rows]].mean(1)
+    history: list[Json] = []
     for number, (strength, kernel, bias) in enumerate(zip(STRENGTHS, kernels, biases, strict=True), 1):
-        logits = (seen @ kernel + bias).astype(np.float32)
-        found = scores(np.asarray(objective.predict(jnp.asarray(logits)[:, None])), job.records.age[rows])
+        logits = (features @ kernel + bias).astype(np.float32)
+        found = scores(np.asarray(objective.predict(jnp.asarray(logits)[:, None])), program.records.age[rows])
         history.append({"epoch": number, "strength": strength, "validation": found})
     best = min(history, key=lambda line: line["validation"]["mae"])
     chosen = best["epoch"] - 1
-    job.log(
+    run.log(
         f"ridge regression: of {len(STRENGTHS)} strengths {best['strength']:.1e} has the best validation MAE, "
         f"{best['validation']['mae']:.3f}"
     )
-    write_text(job.folder / HISTORY, "".join(json.dumps(line) + "\n" for line in history))
-    solution = {"kernel": kernels[chosen][:, None], "bias": biases[chosen][None]}
+    write_text(run.folder / HISTORY, "".join(json.dumps(line) + "\n" for line in history))
+    head = {"kernel": kernels[chosen][:, None], "bias": biases[chosen][None]}
+    name = create_model(model_config.arch).spec.head
 
     def solved(leaf: str, value: jax.Array) -> jax.Array:
-        return (
-            replicate(solution[leaf.rsplit(".", 1)[1]].astype(np.float32), job.mesh) if is_within(leaf, head) else value
-        )
+        if not is_within(leaf, name):
+            return value
+        return replicate(head[leaf.rsplit(".", 1)[1]].astype(np.float32), program.mesh)
 
     params = map_named(solved, variables["params"])
     now = time.perf_counter()
-    done = Progress(history, best["epoch"], train_s=now - started, run_s=now - job.started, images=len(view_rows))
+    done = Progress(history, best["epoch"], train_s=now - started, run_s=now - run.started, images=len(view_rows))
     return variables | {"params": params}, done

@@ -6,73 +6,167 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxage.config import TrainConfig, from_json, to_json
-from jaxage.types import UserError
+from jaxage.types import Json, Log, UserError
 from jaxage.utils.files import lock_folder, write_json
 
-CONFIG, REPORT, HISTORY = "config.json", "report.json", "metrics.jsonl"
+CONFIG, RESOLVED, REPORT, HISTORY = "config.json", "resolved.json", "report.json", "metrics.jsonl"
 _INPUTS = "inputs.json"
 _NOT_COMPARED = ("out", "resume", "memory_budget")
+_RESOLVED = ("weights", "loss", "dtype", "cache_features")
 
 
 class RunError(UserError):
     """A run folder that cannot be used as asked."""
 
 
-def find_run(config: TrainConfig, root: Path = Path("runs")) -> tuple[TrainConfig, Path]:
-    """The settings that hold and the folder, for a new run or the one to resume; nothing is written.
+class _BusyError(RunError):
+    """Another process works in the folder."""
 
-    Raises RunError if the folder has a run and `resume` is off, or if a resumed run was started with other settings.
+
+@dataclass(frozen=True)
+class Run:
+    """A run that this process holds the lock of.
+
+    folder: where it lies. asked: its settings as given. config: the same with what an earlier process has decided in
+    place of "auto" (see `save_resolved`). log: gets lines for people. started: `time.perf_counter()` at its start.
     """
-    trainable, unfreeze = ("".join(text.split()) for text in (config.trainable, config.unfreeze))
-    config = dataclasses.replace(config, trainable=trainable, unfreeze=unfreeze)
-    if config.data is not None:
-        config = dataclasses.replace(config, data=config.data.resolve())
-    if Path(config.weights).is_file():
-        config = dataclasses.replace(config, weights=str(Path(config.weights).resolve()))
-    folder = config.out or (_newest(config, root) if config.resume else None) or root / _default_name(config)
+
+    folder: Path
+    asked: TrainConfig
+    config: TrainConfig
+    log: Log
+    started: float
+
+
+@dataclass(frozen=True)
+class RunName:
+    """Where runs without --out lie: `root/PREFIX + ARCH-TRAINABLE-TIME`."""
+
+    root: Path = Path("runs")
+    prefix: str = ""
+
+    def start(self, config: TrainConfig) -> str:
+        """The name up to the time."""
+        return f"{self.prefix}{config.arch}-{config.trainable.replace(',', '+').replace(':', 'x')}-"
+
+    def newest(self, config: TrainConfig) -> Path | None:
+        """The newest run of this network and these layers."""
+        found = sorted(path.parent for path in self.root.glob(f"{self.start(config)}*/{CONFIG}"))
+        return found[-1] if found else None
+
+    def candidates(self, config: TrainConfig) -> Iterator[Path]:
+        """Names for a new run; the first is that of the time alone."""
+        folder = self.root / f"{self.start(config)}{time.strftime('%Y%m%d-%H%M%S')}"
+        yield folder
+        for number in range(2, 1000):
+            yield folder.with_name(f"{folder.name}-{number}")
+
+
+TRAIN_RUNS = RunName()
+
+
+def find_run(
+    config: TrainConfig, given: Collection[str] | None = None, name: RunName = TRAIN_RUNS
+) -> tuple[TrainConfig, Path | None]:
+    """The settings that hold, and the folder if the run has one already or is given one; nothing is written.
+
+    Args:
+        config: What is asked for.
+        given: The fields that were typed; a resumed run refuses other values of these. By default, those that differ
+            from their defaults.
+        name: Where runs without `out` lie.
+
+    Raises:
+        RunError: if the folder has a run and `resume` is off, holds other things, or was started with other settings.
+    """
+    config = _with_absolute_paths(config)
+    folder = config.out or (name.newest(config) if config.resume else None)
+    if folder is None or not folder.exists():
+        return config, folder
     if (folder / CONFIG).exists():
         if not config.resume:
-            raise RunError(f"{folder} already holds a run: add --resume to go on with it, or choose another --out")
-        return _same_settings(config, read_config(folder), folder), folder
-    if folder.exists() and (not folder.is_dir() or any(not path.name.startswith(".") for path in folder.iterdir())):
+            raise RunError(f"{folder} already holds a run: add --resume to continue it, or choose another --out")
+        return _same_settings(config, given, folder), folder
+    if not _is_unused(folder):
         raise RunError(f"{folder} is not an empty folder and holds no run: choose another --out")
     return config, folder
 
 
 @contextmanager
-def lock_run_dir(folder: Path) -> Iterator[None]:
-    """Keep the folder from every other process; it vanishes again if no run was created in it.
+def open_run(
+    config: TrainConfig, log: Log, given: Collection[str] | None = None, name: RunName = TRAIN_RUNS
+) -> Iterator[Run]:
+    """Hold the run's folder, a new one or the one to resume, against every other process.
 
-    Raises RunError if another process has it.
+    Args: as for `find_run`; `log` gets the run's lines.
+
+    Raises:
+        RunError: as `find_run` does, and if another process works in the folder. Nothing in it is touched then.
     """
-    busy = RunError(f"{folder} is in use by another process: wait for it, or choose another --out")
-    with lock_folder(folder, busy):
-        yield
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        folder = _lock(stack, config, given, name)
+        asked, _ = find_run(dataclasses.replace(config, out=folder), given, name)
+        yield Run(folder, dataclasses.replace(asked, out=folder), _with_resolved(asked, folder), log, started)
 
 
-def create_run(config: TrainConfig, folder: Path, inputs: dict[str, Any]) -> None:
-    """Write the settings, the environment, and what went in (JSON values that name data and weights) of a new run.
+def _lock(stack: ExitStack, config: TrainConfig, given: Collection[str] | None, name: RunName) -> Path:
+    """The folder, locked until the stack ends. Of several runs that start at once each gets its own."""
+    settings, folder = find_run(config, given, name)
+    for candidate in [folder] if folder else name.candidates(settings):
+        busy = _BusyError(f"{candidate} is in use by another process: wait for it, or choose another --out")
+        try:
+            lock = stack.enter_context(ExitStack())
+            lock.enter_context(lock_folder(candidate, busy))
+        except _BusyError:
+            if folder:
+                raise
+            continue
+        if folder or _is_unused(candidate):
+            return candidate
+        lock.close()
+    raise RunError(f"no free name for a run in {name.root}: choose one with --out")
 
-    Raises RunError for a run that exists and that other inputs went into.
+
+def finished_report(folder: Path | None) -> Json | None:
+    """What `report.json` of a finished run holds, else None."""
+    return _read_json(folder / REPORT) if folder and (folder / REPORT).exists() else None
+
+
+def create_run(run: Run, inputs: Json) -> None:
+    """Write the settings, the environment, and what goes into a new run; nothing if it is resumed.
+
+    Args:
+        run: The run, held.
+        inputs: JSON values that name data and weights.
+
+    Raises:
+        RunError: if the run is resumed with other inputs.
     """
-    if (folder / CONFIG).exists():
-        require_inputs(folder, inputs)
+    if (run.folder / CONFIG).exists():
+        require_inputs(run.folder, inputs)
         return
-    write_json(folder / _INPUTS, inputs)
-    write_json(folder / "environment.json", environment())
-    write_json(folder / CONFIG, to_json(config))
+    write_json(run.folder / _INPUTS, inputs)
+    write_json(run.folder / "environment.json", environment())
+    write_json(run.folder / CONFIG, to_json(run.asked))
 
 
-def require_inputs(folder: Path, inputs: dict[str, Any]) -> None:
-    """Raises RunError unless these went into the run in `folder`."""
+def save_resolved(run: Run, config: TrainConfig) -> None:
+    """Write what was decided in place of "auto", by measured times among others: resumed, it is not decided anew."""
+    write_json(run.folder / RESOLVED, {name: getattr(config, name) for name in _RESOLVED})
+
+
+def require_inputs(folder: Path, inputs: Json) -> None:
+    """Raise RunError unless these went into the run in `folder`."""
     started = _read_json(folder / _INPUTS)
     changed = [name for name, value in inputs.items() if started.get(name) != value]
     if changed:
@@ -86,18 +180,12 @@ def require_inputs(folder: Path, inputs: dict[str, Any]) -> None:
 def non_default_flags(config: TrainConfig) -> str:
     """The settings other than the defaults, as they are written on the command line."""
     fields = [field for field in dataclasses.fields(config) if field.name not in _NOT_COMPARED]
-    values = {_option(field.name): (getattr(config, field.name), field.default) for field in fields}
-    return " ".join(_written(option, value) for option, (value, default) in values.items() if value != default)
-
-
-def _written(option: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return option if value else option.replace("--", "--no-", 1)
-    return f"{option} {value}"
+    values = {option(field.name): (getattr(config, field.name), field.default) for field in fields}
+    return " ".join(_written(name, value) for name, (value, default) in values.items() if value != default)
 
 
 def read_config(folder: Path) -> TrainConfig:
-    """The settings of the run in `folder`. Raises RunError if it holds none."""
+    """The settings of the run in `folder`, as they were asked for. Raises RunError if it holds none."""
     path = folder / CONFIG
     if not path.is_file():
         raise RunError(f"{folder} is no run folder: it holds no {CONFIG}")
@@ -107,16 +195,7 @@ def read_config(folder: Path) -> TrainConfig:
         raise RunError(f"{path} is not of this version of jaxage ({error})") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise RunError(f"{path} cannot be read ({reason}): start a new run") from error
-    return value
-
-
-def environment() -> dict[str, Any]:
+def environment() -> Json:
     """Python, package versions, devices and machine, as JSON values."""
     packages = ("jaxage", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
     return {
@@ -128,32 +207,55 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _default_name(config: TrainConfig) -> str:
-    return f"{_prefix(config)}{time.strftime('%Y%m%d-%H%M%S')}"
+def option(field: str) -> str:
+    """A field of the settings as it is written on the command line."""
+    return "--" + field.replace("_", "-")
 
 
-def _prefix(config: TrainConfig) -> str:
-    return f"{config.arch}-{config.trainable.replace(',', '+').replace(':', 'x')}-"
+def _written(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return name if value else name.replace("--", "--no-", 1)
+    return f"{name} {value}"
 
 
-def _newest(config: TrainConfig, root: Path) -> Path | None:
-    found = sorted(path.parent for path in root.glob(f"{_prefix(config)}*/{CONFIG}"))
-    return found[-1] if found else None
+def _read_json(path: Path) -> Json:
+    try:
+        value: Json = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RunError(f"{path} cannot be read ({reason}): start a new run") from error
+    return value
 
 
-def _same_settings(asked: TrainConfig, stored: TrainConfig, folder: Path) -> TrainConfig:
-    """The stored settings, if all that was asked for explicitly (other than the default) agrees with them; what cannot
-    change results is as asked.
-    """
+def _is_unused(folder: Path) -> bool:
+    return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
+
+
+def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    trainable, unfreeze = ("".join(text.split()) for text in (config.trainable, config.unfreeze))
+    config = dataclasses.replace(config, trainable=trainable, unfreeze=unfreeze)
+    if config.data is not None:
+        config = dataclasses.replace(config, data=config.data.resolve())
+    if Path(config.weights).is_file():
+        config = dataclasses.replace(config, weights=str(Path(config.weights).resolve()))
+    return config
+
+
+def _same_settings(asked: TrainConfig, given: Collection[str] | None, folder: Path) -> TrainConfig:
+    """The stored settings, if what was given agrees with them; what cannot change results is as asked."""
+    stored = read_config(folder)
     for field in dataclasses.fields(TrainConfig):
         new, old = getattr(asked, field.name), getattr(stored, field.name)
-        if field.name not in _NOT_COMPARED and new != field.default and new != old:
+        is_given = new != field.default if given is None else field.name in given
+        if field.name not in _NOT_COMPARED and is_given and new != old:
             raise RunError(
-                f"{folder} was started with {_option(field.name)} {old}, not {new}: resume with the same settings, "
-                "or start a new run with another --out"
+                f"{folder} was started with {_written(option(field.name), old)}, not "
+                f"{_written(option(field.name), new)}: resume with the same settings, or start a new run with another "
+                "--out"
             )
-    return dataclasses.replace(stored, memory_budget=asked.memory_budget)
+    return dataclasses.replace(stored, memory_budget=asked.memory_budget, resume=asked.resume)
 
 
-def _option(field: str) -> str:
-    return "--" + field.replace("_", "-")
+def _with_resolved(config: TrainConfig, folder: Path) -> TrainConfig:
+    resolved = _read_json(folder / RESOLVED) if (folder / RESOLVED).exists() else {}
+    return dataclasses.replace(config, out=folder, **resolved)

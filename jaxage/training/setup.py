@@ -1,67 +1,110 @@
-"""What a run begins with: settings that were checked, the contract of its network, and the weights."""
+"""What a run begins with: checked settings, what learns, and the first weights."""
+
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from jaxage.commands.study.recipes import ModelSpec
 from jaxage.config import TrainConfig
 from jaxage.data.dataset import Dataset
+from jaxage.data.load import image_size
 from jaxage.data.records import DataError
-from jaxage.models.registry import create_model
+from jaxage.models.registry import Model, create_model, find_network
 from jaxage.pretrained.download import WeightsUnavailableError
-from jaxage.pretrained.load import RANDOM, find_weights, merge
+from jaxage.pretrained.load import RANDOM, find_input, find_weights, merge
 from jaxage.training.export import ModelConfig
-from jaxage.training.freeze import Group, first_trainable_block, label_tree, parse_trainable, train_bn_modules
+from jaxage.training.freeze import FreezePlan, Group, make_freeze_plan, parse_trainable
 from jaxage.training.unfreeze import parse_unfreeze
-from jaxage.types import Dtype, Log, LossName, UserError, Variables
+from jaxage.types import Dtype, InputContract, Json, Log, LossName, UserError, Variables
 from jaxage.utils.sharding import mesh_for
 from jaxage.utils.trees import is_within
 
+_CACHED = ("device", "host", "disk")
 
-def check_settings(config: TrainConfig) -> tuple[Group, ...]:
-    """What learns. Raises UserError for what can be known to be wrong before data and weights are fetched."""
-    mesh_for(config.batch_size)
+
+class Setup(NamedTuple):
+    """What the settings say before data and weights are read.
+
+    plan: what learns. mesh: the devices. loss: the one that is asked for, or the best for what learns.
+    input: what the weights expect of an image.
+    """
+
+    plan: FreezePlan
+    mesh: Mesh
+    loss: LossName
+    input: InputContract
+
+
+class Start(NamedTuple):
+    """The network at step 0: what it takes and gives, its variables, and what the report says of its weights."""
+
+    model_config: ModelConfig
+    variables: Variables
+    weights: Json
+
+
+def check_settings(config: TrainConfig) -> Setup:
+    """Refuse whatever can be known to be wrong before data are read and weights are fetched.
+
+    Raises:
+        UserError: for an unknown network, module, loss or tag of weights, a head that is left out, options that cannot
+            go together, and a batch that does not divide among the devices.
+    """
+    mesh = mesh_for(config.batch_size)
     model = create_model(config.arch)
     variables = jax.eval_shape(model.init, jax.random.key(0))
-    params = variables["params"]
-    groups, head = parse_trainable(config.trainable, params), model.spec.head
-    if not any(group.holds(head) or is_within(group.name, head) for group in groups):
-        raise UserError(
-            f"--trainable {config.trainable} leaves out the head, which is new and drawn at random: add {head}"
-        )
+    groups = parse_trainable(config.trainable, variables["params"])
+    _require_head(config, groups, model.spec.head)
     parse_unfreeze(config.unfreeze, groups, total_steps=1)
-    labels = label_tree(params, groups)
-    start = first_trainable_block(
-        model.spec.units, labels, train_bn_modules(variables["batch_stats"], labels, config.frozen_bn)
-    )
-    if config.cache_features in ("device", "host", "disk") and start == model.spec.units[0]:
-        raise UserError(
-            f"--cache-features {config.cache_features} keeps what the layers below the lowest that learns give, and "
-            f"here there are none: use --cache-features auto, a smaller --trainable, or --frozen-bn eval"
-        )
-    if config.augment and config.cache_features in ("device", "host", "disk"):
-        raise UserError(
-            f"--augment draws images anew at every step, and --cache-features {config.cache_features} keeps what the "
-            "frozen layers give for fixed ones: leave one out (--views 4 keeps two random crops of each image)"
-        )
-    closed = start == head and config.cache_features != "off" and choose_loss(config) != "dldl" and not config.balance
-    if config.solver == "ridge" and not closed:
-        raise UserError(
-            f"--solver ridge fits a head of one output to features: it needs --trainable {head}, --loss mse (or l1, "
-            "huber: it minimizes the square), --frozen-bn eval, kept features, and no --balance"
-        )
-    return groups
+    plan = make_freeze_plan(model, variables, groups, config.frozen_bn)
+    loss = choose_loss(config, plan)
+    _check_cache(config, plan, model)
+    _check_ridge(config, plan, loss, model.spec.head)
+    _check_batch_norm(config, plan, model, variables)
+    return Setup(plan, mesh, loss, find_input(config.weights, config.arch))
 
 
-def choose_loss(config: TrainConfig) -> LossName:
-    """The loss that is asked for, or the one that `TrainConfig.loss` says validated best for what learns."""
+def choose_loss(config: TrainConfig, plan: FreezePlan) -> LossName:
+    """The loss that is asked for; "auto" is what validated best: the network's own, or dldl for a head alone."""
     if config.loss != "auto":
         return config.loss
-    stages = config.arch == "resnet18" and not ModelSpec(config.arch, config.trainable).head_only
-    return "huber" if stages else "dldl"
+    return "dldl" if plan.head_only else find_network(config.arch).stage_loss
 
 
-def make_model_config(config: TrainConfig, dataset: Dataset) -> ModelConfig:
-    """What the network takes and gives. Raises DataError if all training ages are one."""
+def initialize(config: TrainConfig, setup: Setup, dataset: Dataset, log: Log) -> Start:
+    """The network before the first step, its head drawn at random.
+
+    Args:
+        config: Says which network and weights, and the seed of the head.
+        setup: Of `check_settings`.
+        dataset: Its training ages standardize the output of a regression.
+        log: Gets the banner of a demonstration.
+
+    Raises:
+        DataError: if all training ages are the same.
+        UserError: (WeightsError, ConversionError) for weights that do not fit the network.
+        WeightsUnavailableError: if they cannot be fetched; a run on drawn faces starts from random ones instead.
+    """
+    model_config = _model_config(config, setup, dataset)
+    model = model_config.model()
+    fresh = model.init(jax.random.key(config.seed))
+    variables, weights = fresh, {"tag": RANDOM, "sha256": None}
+    if config.weights != RANDOM:
+        try:
+            found = find_weights(config.weights, config.arch)
+            variables = merge(fresh, found.variables, model.spec.head)
+            weights = {"tag": found.tag, "sha256": found.sha256}
+        except WeightsUnavailableError as error:
+            if config.data is not None:
+                raise
+            log(str(error))
+    if config.data is None:
+        log(_banner(str(weights["tag"])))
+    return Start(model_config, variables, weights)
+
+
+def _model_config(config: TrainConfig, setup: Setup, dataset: Dataset) -> ModelConfig:
     ages = dataset.records.age[dataset.records.rows_of("train")]
     mean, std = float(ages.mean()), float(ages.std())
     if std == 0:
@@ -69,26 +112,59 @@ def make_model_config(config: TrainConfig, dataset: Dataset) -> ModelConfig:
     dtype: Dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
     if config.dtype != "auto":
         dtype = config.dtype
-    return ModelConfig(config.arch, choose_loss(config), dataset.images.shape[1], mean, std, config.flip, dtype)
+    size = dataset.images.shape[1]
+    return ModelConfig(config.arch, setup.loss, size, mean, std, config.flip, dtype, **setup.input._asdict())
 
 
-def first_variables(config: TrainConfig, contract: ModelConfig, log: Log) -> tuple[Variables, dict[str, str | None]]:
-    """The variables at step 0, and what the report says of them."""
-    model = contract.model()
-    fresh = model.init(jax.random.key(config.seed))
-    drawn = fresh, {"tag": RANDOM, "sha256": None}
-    demo = config.data is None
-    if config.weights != RANDOM:
-        try:
-            found = find_weights(config.weights, config.arch)
-            drawn = merge(fresh, found.variables, model.spec.head), {"tag": found.tag, "sha256": found.sha256}
-        except WeightsUnavailableError as error:
-            if not demo:
-                raise
-            log(str(error))
-    if demo:
-        log(_banner(str(drawn[1]["tag"])))
-    return drawn
+def _require_head(config: TrainConfig, groups: tuple[Group, ...], head: str) -> None:
+    if not any(group.holds(head) or is_within(group.name, head) for group in groups):
+        raise UserError(
+            f"--trainable {config.trainable} leaves out the head, which is new and drawn at random: add {head}"
+        )
+
+
+def _check_cache(config: TrainConfig, plan: FreezePlan, model: Model) -> None:
+    asked = f"--cache-features {config.cache_features}"
+    if config.augment and config.views > 2:
+        raise UserError(
+            f"--augment draws images anew at every step, and --views {config.views} asks for fixed ones: leave one out"
+        )
+    if config.cache_features not in _CACHED:
+        return
+    if plan.first_block == model.spec.units[0]:
+        raise UserError(
+            f"{asked} caches what the layers below the lowest trainable one give, and here there are none: use "
+            "--cache-features auto, a smaller --trainable, or --frozen-bn eval"
+        )
+    if config.augment:
+        raise UserError(
+            f"--augment draws images anew at every step, and {asked} keeps what the frozen layers give for fixed "
+            "ones: leave one out (--views 4 keeps two random crops of each image)"
+        )
+    if config.cache_features == "device" and config.memory_budget == 0:
+        raise UserError(f"{asked} and --memory-budget 0 contradict each other: leave one out")
+
+
+def _check_ridge(config: TrainConfig, plan: FreezePlan, loss: LossName, head: str) -> None:
+    if config.solver != "ridge":
+        return
+    reasons = {
+        f"--trainable {head}": plan.head_only and plan.first_block == head,
+        "--loss mse (or l1, huber: it minimizes the square)": loss != "dldl",
+        "cached features, so no --cache-features off": config.cache_features != "off",
+        "fixed views, so no --augment": not config.augment,
+        "images that count alike, so no --balance": not config.balance,
+    }
+    if wrong := [reason for reason, holds in reasons.items() if not holds]:
+        frozen = " and --frozen-bn eval" if config.frozen_bn == "train" else ""
+        raise UserError(f"--solver ridge fits a head of one output to features: it needs {', '.join(wrong)}{frozen}")
+
+
+def _check_batch_norm(config: TrainConfig, plan: FreezePlan, model: Model, variables: Variables) -> None:
+    """A BatchNorm module in training mode needs more than one value per channel: tracing raises its UserError."""
+    size = image_size(config)
+    images = jax.ShapeDtypeStruct((config.batch_size, size, size, 3), jnp.float32)
+    jax.eval_shape(lambda v, x: model.apply(v, x, train_bn=plan.train_bn).logits, variables, images)
 
 
 def _banner(weights: str) -> str:

@@ -1,6 +1,7 @@
-"""The two compiled functions: a step of training and a step of prediction."""
+"""The two compiled functions: a training step and a prediction step."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,8 @@ from jaxtyping import Array, Float, Int
 from jaxage.data.sampler import EpochBatches, EvalRows
 from jaxage.losses import Objective
 from jaxage.models.registry import Model
-from jaxage.training.freeze import FROZEN, moving, stop_frozen
-from jaxage.training.inputs import Source
+from jaxage.training.freeze import FROZEN, FreezePlan, ema_mask, stop_frozen
+from jaxage.training.inputs import InputFn
 from jaxage.training.state import TrainState
 from jaxage.types import Ages, Items, Params, Variables
 from jaxage.utils.sharding import along_batch, replicated
@@ -26,41 +27,61 @@ TrainStep = Callable[
 PredictStep = Callable[[Variables, Items, EvalRows], Ages]
 
 
+class StepOptions(NamedTuple):
+    """How a training step runs.
+
+    mesh: the devices; the batch is split along them.
+    seed: of augmentation and dropout; the step number is folded in.
+    ema_decay: of the averaged parameters, 0 for none.
+    steps_per_call: how many steps one call does.
+    """
+
+    mesh: Mesh
+    seed: int = 0
+    ema_decay: float = 0.0
+    steps_per_call: int = 1
+
+
 def make_train_step(
     model: Model,
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    labels: Params,
-    train_bn: frozenset[str],
-    source: Source,
-    *,
-    average_decay: float,
-    seed: int,
-    mesh: Mesh,
-    count: int = 1,
+    plan: FreezePlan,
+    input_fn: InputFn,
+    options: StepOptions,
 ) -> Wrapped:
-    """`step(state, items, ages, order) -> (state, bad_step)`, jit-compiled, `state` donated: `count` steps of training.
+    """Compile `step(state, items, ages, epoch) -> (state, bad_step)`; `state` is donated.
 
-    `items` and `ages` (n,) are what the loader holds; the batch is line `state.step` of `order`, which begins anew after
-    its last. The random key is that of `seed` folded with `state.step`. `bad_step` is the state's, to be read when the
-    state is gone.
+    Args:
+        model: The network.
+        objective: Turns logits and ages into a loss.
+        optimizer: Of `make_optimizer`.
+        plan: What learns, and which BatchNorm modules are in training mode.
+        input_fn: Turns a batch of the loader's items into inputs of the first block that learns.
+        options: Devices, seed, averaging, and steps per call.
+
+    Returns:
+        A jitted function. `items` and `ages` (n,) are all that the loader holds; the batch is row `state.step` of
+        `epoch`, modulo its length. `bad_step` is the state's, to be read when the state has been donated.
     """
 
-    def step(state: TrainState, items: Items, ages: Float[Array, " n"], order: EpochBatches) -> TrainState:
-        source_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
-        line = state.step % order.rows.shape[0]
-        rows, view_ids, weights = (lax.with_sharding_constraint(each[line], along_batch(mesh)) for each in order)
+    def step(state: TrainState, items: Items, ages: Float[Array, " n"], epoch: EpochBatches) -> TrainState:
+        input_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(options.seed), state.step))
+        line = state.step % epoch.rows.shape[0]
+        rows, view_ids, weights = (lax.with_sharding_constraint(e[line], along_batch(options.mesh)) for e in epoch)
         current = {"params": state.params, "batch_stats": state.batch_stats}
-        batch = lax.stop_gradient(source.train(source_key, current, jnp.asarray(items)[rows], view_ids))
+        batch = lax.stop_gradient(input_fn.train(input_key, current, jnp.asarray(items)[rows], view_ids))
 
         def loss(params: Params) -> tuple[Float[Array, ""], Params]:
-            variables = current | {"params": stop_frozen(params, labels)}
-            output = model.apply(variables, batch, start=source.start, train_bn=train_bn, dropout_key=dropout_key)
+            variables = current | {"params": stop_frozen(params, plan.labels)}
+            output = model.apply(
+                variables, batch, start=input_fn.start, train_bn=plan.train_bn, dropout_key=dropout_key
+            )
             return objective.loss(output.logits, ages[rows], weights), output.batch_stats
 
         (value, batch_stats), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, u, label: p if label == FROZEN else p + u, state.params, updates, labels)
+        params = jax.tree.map(lambda p, u, label: p if label == FROZEN else p + u, state.params, updates, plan.labels)
         variables = {"params": params, "batch_stats": batch_stats}
         bad = ~jnp.isfinite(value) & (state.bad_step < 0)
         return TrainState(
@@ -68,50 +89,50 @@ def make_train_step(
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
-            average=move_average(
-                state.average, variables, moving(variables, labels, train_bn), state.step, average_decay
-            ),
+            average=move_average(state.average, variables, ema_mask(variables, plan), state.step, options.ema_decay),
             loss_sum=state.loss_sum + value * weights.sum(),
             loss_weight=state.loss_weight + weights.sum(),
             bad_step=jnp.where(bad, state.step, state.bad_step),
         )
 
     def steps(
-        state: TrainState, items: Items, ages: Float[Array, " n"], order: EpochBatches
+        state: TrainState, items: Items, ages: Float[Array, " n"], epoch: EpochBatches
     ) -> tuple[TrainState, Int[Array, ""]]:
-        if count == 1:
-            state = step(state, items, ages, order)
+        if options.steps_per_call == 1:
+            state = step(state, items, ages, epoch)
         else:
-            state, _ = lax.scan(lambda state, _: (step(state, items, ages, order), None), state, length=count)
+            state, _ = lax.scan(lambda s, _: (step(s, items, ages, epoch), None), state, length=options.steps_per_call)
         return state, state.bad_step
 
-    whole = replicated(mesh)
+    whole = replicated(options.mesh)
     return jax.jit(steps, in_shardings=whole, out_shardings=whole, donate_argnums=0)
 
 
-def move_average(average: Variables, new: Variables, moves: Variables, step: Int[Array, ""], decay: float) -> Variables:
-    """`average + (1 - d) (new - average)` with `d = min(decay, (1 + step) / (10 + step))`; leaves that do not move stay
-    as they are.
+def move_average(average: Variables, new: Variables, mask: Variables, step: Int[Array, ""], decay: float) -> Variables:
+    """`average + (1 - d) (new - average)` with `d = min(decay, (1 + step) / (10 + step))`, where `mask` is true.
+
+    The warm-up of the decay is TensorFlow's (`tf.train.ExponentialMovingAverage`): short runs are not ruined.
     """
     keep = jnp.minimum(decay, (1 + step) / (10 + step)) if decay else 0.0
 
     def moved(a: Array, b: Array, moves: bool) -> Array:
         return jnp.where(keep > 0, a + (1 - keep) * (b - a), b) if moves else a
 
-    return jax.tree.map(moved, average, new, moves)
+    return jax.tree.map(moved, average, new, mask)
 
 
-def make_predict_step(model: Model, objective: Objective, source: Source, mesh: Mesh) -> Wrapped:
-    """`predict(variables, items, eval_rows) -> ages`, jit-compiled, BatchNorm by running statistics.
+def make_predict_step(model: Model, objective: Objective, input_fn: InputFn, mesh: Mesh) -> Wrapped:
+    """Compile `predict(variables, items, eval_rows) -> ages` in years; BatchNorm uses its running statistics.
 
-    A line of `eval_rows` says where the loader has one face: as it is and, if there is a second column, as its mirror; the
-    age is the mean over both.
+    A row of `eval_rows` has the place of a face in the loader and, if there is a second column, of its mirror image;
+    the age is the mean over both.
     """
 
     def predict(variables: Variables, items: Items, eval_rows: EvalRows) -> Ages:
         rows = eval_rows.reshape(-1)
-        batch = source.evaluate(variables, jnp.asarray(items)[rows], jnp.arange(rows.size) % eval_rows.shape[1] == 1)
-        ages = objective.predict(model.apply(variables, batch, start=source.start).logits)
+        mirrored = jnp.arange(rows.size) % eval_rows.shape[1] == 1
+        batch = input_fn.evaluate(variables, jnp.asarray(items)[rows], mirrored)
+        ages = objective.predict(model.apply(variables, batch, start=input_fn.start).logits)
         return ages.reshape(eval_rows.shape).mean(1)
 
     whole, split = replicated(mesh), along_batch(mesh)

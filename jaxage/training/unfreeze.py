@@ -1,22 +1,21 @@
 """Gradual unfreezing: which groups learn from which step on.
 
 `--unfreeze layer4@0.1,layer3@0.3` keeps layer4 frozen for the first tenth of all steps and layer3 for three tenths.
-What learns is a pure function of the step, so a resumed run goes on in the right phase.
+What learns is a pure function of the step, so a resumed run continues in the right phase.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import jax
 
-from jaxage.training.freeze import FROZEN, Group
-from jaxage.types import Params, UserError
+from jaxage.training.freeze import FROZEN, FreezePlan, Group, train_bn_modules
+from jaxage.types import FrozenBatchNorm, Params, UserError
 
 
-@dataclass(frozen=True)
-class Phase:
+class Phase(NamedTuple):
     """From step `first` up to, not including, step `end`, the groups of these names learn."""
 
     first: int
@@ -25,10 +24,16 @@ class Phase:
 
 
 def parse_unfreeze(text: str, groups: tuple[Group, ...], total_steps: int) -> dict[str, int]:
-    """The first step at which each group learns, from a comma list such as "layer4@0.1,layer3@0.3".
+    """The first step at which each group learns.
 
-    Raises UserError for a name that is no group, a name given twice, a share that is no number in [0, 1), and if no
-    group learns from the first step.
+    Args:
+        text: A comma list such as "layer4@0.1,layer3@0.3": group @ share of all steps. "" unfreezes all at once.
+        groups: What learns (see `parse_trainable`).
+        total_steps: How many steps the run has.
+
+    Raises:
+        UserError: for a name that is no group, a name given twice, a share that is no number in [0, 1), and if no
+            group learns from the first step.
     """
     shares = {group.name: 0.0 for group in groups}
     named: set[str] = set()
@@ -48,7 +53,7 @@ def parse_unfreeze(text: str, groups: tuple[Group, ...], total_steps: int) -> di
 
 
 def make_phases(firsts: Mapping[str, int], total_steps: int) -> tuple[Phase, ...]:
-    """The stretches of steps between which a group begins to learn, in their order; they cover all steps."""
+    """The phases in their order, which cover all steps; `firsts` is what `parse_unfreeze` returns."""
     edges = [*sorted(set(firsts.values())), total_steps]
     return tuple(
         Phase(first, end, frozenset(name for name, start in firsts.items() if start <= first))
@@ -59,6 +64,12 @@ def make_phases(firsts: Mapping[str, int], total_steps: int) -> tuple[Phase, ...
 def labels_in(phase: Phase, labels: Params) -> Params:
     """The label tree in which what does not learn yet is "frozen"."""
     return jax.tree.map(lambda label: label if label in phase.learning else FROZEN, labels)
+
+
+def plan_in(phase: Phase, plan: FreezePlan, batch_stats: Params, frozen_bn: FrozenBatchNorm) -> FreezePlan:
+    """The plan in which what does not learn yet is frozen; the first block is that of the whole run."""
+    labels = labels_in(phase, plan.labels)
+    return plan._replace(labels=labels, train_bn=train_bn_modules(batch_stats, labels, frozen_bn))
 
 
 def _share(entry: str, text: str) -> float:

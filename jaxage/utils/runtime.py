@@ -1,4 +1,4 @@
-"""What must be set before JAX starts: the devices of the CPU, and where compiled programs are kept."""
+"""Settings to make before JAX starts: CPU devices, the cache of compiled programs, huge pages."""
 
 import os
 import platform
@@ -11,34 +11,42 @@ import jax
 from jaxage.config import cache_folder
 
 _SMALL = 100
-"""Side of an image below which one CPU device is faster than many: each does the optimizer's work anew."""
+"""Image size below which one CPU device is faster than several: each repeats the optimizer's work."""
 
 
 def prepare_jax(image_size: int | None = None) -> None:
-    """As many CPU devices as cores, and compiled programs kept in jaxage's cache folder; what the user set stays.
+    """Use a CPU device per core, and cache compiled programs in jaxage's cache folder, unless the user configured that.
 
-    One device leaves a part of the cores idle, but is the faster choice for training on small images.
-    `JAX_NUM_CPU_DEVICES`, `JAX_COMPILATION_CACHE_DIR` (or JAX's config of these names) and
-    `--xla_force_host_platform_device_count` in `XLA_FLAGS` go before. To be called before JAX looks for devices: later
-    it cannot change them.
+    Call it before JAX looks for devices: later it cannot change them. `JAX_NUM_CPU_DEVICES`,
+    `JAX_COMPILATION_CACHE_DIR` (or JAX's config of these names) and `--xla_force_host_platform_device_count` in
+    `XLA_FLAGS` have priority.
+
+    Args:
+        image_size: Height and width of the images in pixels. One device leaves a part of the cores idle, but is faster
+            for training on small images.
     """
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if jax.config.values["jax_num_cpu_devices"] == -1 and not chosen:
         with suppress(RuntimeError):
             small = image_size is not None and image_size < _SMALL
-            jax.config.update("jax_num_cpu_devices", 1 if small else len(os.sched_getaffinity(0)))
+            jax.config.update("jax_num_cpu_devices", 1 if small else available_cores())
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def restart_with_huge_pages() -> None:
-    """Begin this process anew with glibc's memory in huge pages, where that is possible and the user said nothing.
+def available_cores() -> int:
+    """How many cores this process may use; all of the machine's on systems that cannot tell (macOS)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    XLA takes the memory of its temporary arrays afresh in every step on the CPU, and spends up to a quarter of it on
-    pages of 4 KiB. `GLIBC_TUNABLES` is read when a process begins, hence the new beginning; if it is set, or there is
-    an NVIDIA GPU, nothing is done.
+
+def restart_with_huge_pages() -> None:
+    """Re-exec with glibc huge pages enabled, unless configured.
+
+    On the CPU, XLA allocates its temporary arrays anew in every step, and spends up to a quarter of the step on pages
+    of 4 KiB. glibc reads `GLIBC_TUNABLES` when a process starts, hence the restart. Nothing is done if that is set, if
+    there is an NVIDIA GPU, or if the system has no huge pages.
     """
     pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if "GLIBC_TUNABLES" in os.environ or Path("/dev/nvidiactl").exists() or platform.libc_ver()[0] != "glibc":

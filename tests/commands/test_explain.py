@@ -14,6 +14,7 @@ from jaxage.models.registry import create_model
 from jaxage.training.export import ModelConfig, export_model
 from jaxage.types import Arch, UserError
 from tests.models.test_goldens import variables as golden_variables
+from tests.tiny import tiny_model
 
 
 def test_after_pooling_the_map_is_the_age_place_by_place() -> None:
@@ -26,6 +27,19 @@ def test_after_pooling_the_map_is_the_age_place_by_place() -> None:
     assert maps.shape == (2, 3, 3)
     np.testing.assert_allclose(ages, objective.predict(model.apply(variables, images).logits), rtol=1e-4)
     np.testing.assert_allclose(maps.sum((1, 2)), ages - 40 - 0.5 * 20, rtol=1e-3)
+
+
+def test_a_newborn_has_a_map_too() -> None:
+    """Where the age is below 0 before clipping, the age shown is 0 and the map is that of the unclipped age."""
+    model, objective = tiny_model(), make_objective("l1", 40.0, 20.0)
+    variables: Any = model.init(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    _, before = age_map(model, objective, "layer4", variables, images)
+    variables["params"]["fc"]["bias"] -= 100.0
+    ages, maps = age_map(model, objective, "layer4", variables, images)
+    assert (ages == 0).all()
+    assert (maps != 0).any((1, 2)).all()
+    np.testing.assert_allclose(maps, before, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxage.commands.lr_find import growth, lr_find, read
+from jaxage.commands.lr_find import growth, lr_find, suggest_lr
 from jaxage.config import TrainConfig
 from jaxage.training.checkpoint import open_checkpoints
 from jaxage.types import UserError
@@ -24,14 +24,14 @@ def test_a_tenth_of_the_rate_of_the_least_loss() -> None:
     rate = np.logspace(-6, 0, 121)
     noise = np.random.default_rng(0).normal(0, 0.02, 121)
     loss = (np.log10(rate) + 3) ** 2 / 9 + noise  # least at 1e-3; smoothing lags a little behind
-    test = read(rate, loss)
+    test = suggest_lr(rate, loss)
     assert test.suggestion is not None
     assert 1e-4 <= test.suggestion <= 1e-3
     assert test.smooth[0] == loss[0]
 
 
 def test_no_rate_is_suggested_if_the_loss_only_grows() -> None:
-    assert read(np.logspace(-6, 0, 50), np.arange(50.0)).suggestion is None
+    assert suggest_lr(np.logspace(-6, 0, 50), np.arange(50.0)).suggestion is None
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_stopped_and_resumed_it_ends_with_the_same(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "read", stop)
+        patch.setattr(module, "suggest_lr", stop)
         patch.setattr(module, "_SAVE_EVERY", 1)
         with pytest.raises(KeyboardInterrupt):
             lr_find(replace(config, out=tmp_path / "cut"), 60, lambda _: None)
@@ -75,10 +75,10 @@ def test_stopped_and_resumed_it_ends_with_the_same(
         steps += 1
         if steps == 52:
             raise KeyboardInterrupt
-        return read(rate, loss)
+        return suggest_lr(rate, loss)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "read", late)
+        patch.setattr(module, "suggest_lr", late)
         with pytest.raises(KeyboardInterrupt):
             lr_find(replace(config, out=tmp_path / "cut", resume=True), 60, lambda _: None)
     lr_find(replace(config, out=tmp_path / "cut", resume=True), 60, said.append)
@@ -86,10 +86,16 @@ def test_stopped_and_resumed_it_ends_with_the_same(
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
 
-def test_other_steps_do_not_resume(config: TrainConfig, tmp_path: Path) -> None:
-    lr_find(replace(config, out=tmp_path / "run"), 10, lambda _: None)
+def test_other_steps_do_not_resume(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a second test without --out: it has a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        lr_find(config, 10, lambda _: None)
+    assert len(list(tmp_path.glob("runs/lr-find-resnet18-fc-*/lr-find.png"))) == 2
+    (tmp_path / "runs").rename(tmp_path / "before")
+    next((tmp_path / "before").iterdir()).rename(tmp_path / "run")
     with pytest.raises(UserError, match="steps was 10, is 12"):
         lr_find(replace(config, out=tmp_path / "run", resume=True), 12, lambda _: None)
-    for setting, steps in (({"solver": "ridge"}, 10), ({}, 9)):
+    for setting, steps in (({"solver": "ridge"}, 10), ({"unfreeze": "fc@0"}, 10), ({}, 9)):
         with pytest.raises(UserError, match="lr-find needs"):
             lr_find(replace(config, **setting), steps)

@@ -43,7 +43,7 @@ SMALL: dict[str, Any] = {
     "learning_rate": 0.01,
 }
 
-TRAIN = importlib.import_module("jaxage.commands.train")  # as an attribute of the package it is the function
+TRAIN = importlib.import_module("jaxage.commands.train")
 
 Run = tuple[Path, dict[str, Any]]
 
@@ -76,9 +76,10 @@ def test_the_folder_holds_all_that_is_promised(run: Run) -> None:
         assert (folder / name).stat().st_size > 0, name
     assert json.loads((folder / "report.json").read_text()) == report
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
-    decided = json.loads((folder / "config.json").read_text())
-    assert decided["cache_features"] in ("off", "disk", "device", "host")
-    assert decided["dtype"] == "float32"
+    asked, resolved = (json.loads((folder / name).read_text()) for name in ("config.json", "resolved.json"))
+    assert (asked["cache_features"], asked["dtype"], asked["loss"]) == ("auto", "auto", "auto")
+    assert resolved["cache_features"] in ("off", "disk", "device", "host")
+    assert (resolved["dtype"], resolved["loss"], resolved["weights"]) == ("float32", "dldl", "random")
     for name in ("curves.png", "scatter.png"):
         with Image.open(folder / name) as picture:
             assert min(picture.size) > 400
@@ -89,6 +90,8 @@ def test_the_report_says_what_was_done(run: Run) -> None:
     assert report["arch"] == "resnet18"
     assert not report["demonstration"]
     assert report["trainable"] == "fc"
+    flags = "--trainable fc --image-size 32 --max-bad 0.1 --epochs 2 --batch-size 12 --learning-rate 0.01"
+    assert report["settings"] == flags
     assert report["weights"] == {"tag": "random", "sha256": None}
     assert report["data"]["name"] == "faces"
     assert report["data"]["split"] == "random"
@@ -295,7 +298,7 @@ def test_the_demonstration_goes_on_without_weights_under_a_banner(
     assert report["weights"]["tag"] == "random"
     assert report["data"]["name"] == "synthetic"
     assert report["demonstration"]
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["weights"] == "random"
+    assert json.loads((tmp_path / "run" / "resolved.json").read_text())["weights"] == "random"
     with Image.open(tmp_path / "run" / "faces.png") as sheet:
         assert min(sheet.size) > 200
     (banner,) = [line for line in said if "DEMONSTRATION" in line]
@@ -349,8 +352,8 @@ def test_killed_at_random_moments_and_resumed_equals_not_killed(faces: Path, tmp
         steps_left.append(len(list((tmp_path / "killed" / "checkpoints").glob("[0-9]*"))))
     assert steps_left[-1] > 0
     report = finish(faces, tmp_path / "killed")
-    for split in ("validation", "test"):
-        assert report[split] == whole[split]
+    for part in ("validation", "test", "settings"):
+        assert report[part] == whole[part]
     assert (tmp_path / "killed" / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
     assert predictions(tmp_path / "killed") == predictions(tmp_path / "whole")
     assert report["timing"]["total_s"] > whole["timing"]["total_s"] / 2

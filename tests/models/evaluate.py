@@ -17,10 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxage.models import convolutions, layers, pooling
-from jaxage.models.mobilenet import MobileNetV2
-from jaxage.models.registry import create_model
-from jaxage.models.resnet import ResNet18
+from jaxage.models import layers
+from jaxage.models.ops import conv, pool
+from jaxage.models.registry import MODELS, create_model
 from jaxage.types import Arch, Params, Variables
 from jaxage.utils.trees import flatten
 from tests.goldens.recipe import OUTPUTS
@@ -57,14 +56,19 @@ def gradient(
 def _forward(arch: Arch, train: bool) -> Any:
     model, train_bn = create_model(arch, outputs=OUTPUTS), _train_bn(arch, train)
     return jax.jit(
-        lambda variables, images: model.apply(variables, images, train_bn=train_bn), compiler_options=_OPTIONS[arch]
+        lambda variables, images: model.apply(variables, images, train_bn=train_bn), compiler_options=_OPTIONS.get(arch)
     )
 
 
 @cache
 def _gradient(arch: Arch, train: bool, double: bool) -> Any:
-    kind = {"resnet18": ResNet18, "mobilenet_v2": MobileNetV2}[arch]
-    network = kind(OUTPUTS, train_bn=_train_bn(arch, train), dtype=jnp.float64 if double else jnp.float32)
+    network = MODELS[arch].module(
+        outputs=OUTPUTS,
+        train_bn=_train_bn(arch, train),
+        dtype=jnp.float64 if double else jnp.float32,
+        units=MODELS[arch].units,
+        conv_form="cpu",
+    )
 
     def loss(params: Params, batch_stats: Params, images: Any, targets: Any) -> Any:
         variables = {"params": params, "batch_stats": batch_stats}
@@ -74,7 +78,7 @@ def _gradient(arch: Arch, train: bool, double: bool) -> Any:
     def run(variables: Variables, images: Any, targets: Any) -> Params:
         return jax.grad(loss)(variables["params"], variables["batch_stats"], images, targets)
 
-    return jax.jit(run, compiler_options=_OPTIONS[arch])
+    return jax.jit(run, compiler_options=_OPTIONS.get(arch))
 
 
 def _train_bn(arch: Arch, train: bool) -> frozenset[str]:
@@ -82,8 +86,8 @@ def _train_bn(arch: Arch, train: bool) -> frozenset[str]:
     return frozenset(modules) if train else frozenset()
 
 
-_OPTIONS = {"resnet18": None, "mobilenet_v2": {"xla_backend_optimization_level": 0}}
-"""MobileNetV2 compiles twice as fast without optimization and runs as fast; ResNet18 does not."""
+_OPTIONS = {"mobilenet_v2": {"xla_backend_optimization_level": 0}}
+"""MobileNetV2 compiles twice as fast without optimization and runs as fast; ResNets do not."""
 
 
 @contextmanager
@@ -91,7 +95,7 @@ def _double_precision() -> Iterator[None]:
     """The layers keep statistics and the head in float32 whatever the dtype of the rest: read it as float64."""
     wide = SimpleNamespace(**vars(jnp) | {"float32": jnp.float64})
     with jax.enable_x64(True), ExitStack() as stack:
-        for module in (convolutions, layers, pooling):
+        for module in (conv, layers, pool):
             stack.enter_context(mock.patch.object(module, "jnp", wide))
         yield
 

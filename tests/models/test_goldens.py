@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from jaxage.models.registry import MODELS
 from jaxage.pretrained.convert import to_flax, to_torch
 from jaxage.types import Arch, Variables
 from jaxage.utils.trees import flatten
@@ -14,7 +13,8 @@ from tests.goldens.recipe import SIZES, images, random_state, sample, targets
 from tests.models.evaluate import forward, gradient, shapes
 
 FOLDER = Path(__file__).parents[1] / "goldens"
-CASES = [(arch, size) for arch in tuple(MODELS) for size in SIZES]
+ARCHS = ("resnet18", "mobilenet_v2")
+CASES = [(arch, size) for arch in ARCHS for size in SIZES]
 
 
 def variables(arch: Arch) -> Variables:
@@ -41,7 +41,7 @@ def test_stages_and_statistics(arch: Arch, size: tuple[int, int], train: bool) -
         _assert_close(sample(value), wanted[name], 1e-4, name)
 
 
-@pytest.mark.parametrize("arch", tuple(MODELS))
+@pytest.mark.parametrize("arch", ARCHS)
 def test_gradients(arch: Arch) -> None:
     size = SIZES[0]
     wanted = golden(arch, f"{size[0]}x{size[1]}/train")

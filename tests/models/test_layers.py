@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -6,31 +7,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxage.models.layers import BatchNorm, Conv, Linear, Sequential, kaiming_fan_out
+from jaxage.models.layers import BatchNorm, Conv, Linear, Sequential, conv_norm, kaiming_fan_out
+from jaxage.models.ops.conv import ConvForm
 from tests.models.compare import assert_same, draw
 
 
 @pytest.mark.parametrize("depthwise", [True, False])
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_the_platform_chooses_the_form_and_not_the_result(
-    depthwise: bool, backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_both_forms_of_a_convolution_agree(depthwise: bool) -> None:
     x = jnp.asarray(draw(0, 2, 7, 6, 8))
-    layer = Conv(8, kernel_size=3 if depthwise else 1, stride=2, depthwise=depthwise)
-    variables = layer.init(jax.random.key(0), x)
-    here = layer.apply(variables, x)
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    np.testing.assert_allclose(layer.apply(variables, x), here, rtol=1e-5, atol=1e-5)
-    grouped = "feature_group_count=8" in str(jax.make_jaxpr(layer.apply)(variables, x))
-    assert grouped is (depthwise and backend == "gpu")
+    shape = {"features": 8, "kernel_size": 3 if depthwise else 1, "stride": 2, "depthwise": depthwise}
+    cpu, xla = (Conv(**shape, conv_form=form) for form in ("cpu", "xla"))  # type: ignore[arg-type]
+    variables = cpu.init(jax.random.key(0), x)
+    np.testing.assert_allclose(cpu.apply(variables, x), xla.apply(variables, x), rtol=1e-5, atol=1e-5)
+    found = ["conv_general_dilated" in str(jax.make_jaxpr(layer.apply)(variables, x)) for layer in (cpu, xla)]
+    assert found == [False, True]
 
 
 class Named(nn.Module):
     train_bn: frozenset[str]
+    conv_form: ConvForm = "cpu"
+    eps: float = 1e-5
+    folded: bool = True
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
-        return BatchNorm(self.train_bn, name="bn1")(x, Conv(3, kernel_size=1, name="conv1"))
+        conv = Conv(3, kernel_size=1, conv_form=self.conv_form, name="conv1")
+        norm = BatchNorm(3, self.train_bn, eps=self.eps, conv_form=self.conv_form, name="bn1")
+        return conv_norm(conv, norm, x) if self.folded else norm(conv(x))
 
 
 STATS = {"bn1": {"mean": jnp.float32([0.5, -1, 2]), "var": jnp.float32([4, 0.25, 1])}}
@@ -40,34 +43,37 @@ PARAMS = {
 }
 
 
-def normalize(x: np.ndarray, train_bn: frozenset[str]) -> Any:
-    return Named(train_bn).apply({"params": PARAMS, "batch_stats": STATS}, jnp.asarray(x), mutable=["batch_stats"])
+def normalize(x: np.ndarray, train_bn: frozenset[str], **fields: Any) -> Any:
+    network = Named(train_bn, **fields)
+    return network.apply({"params": PARAMS, "batch_stats": STATS}, jnp.asarray(x), mutable=["batch_stats"])
 
 
-def test_live_batch_norm_normalises_by_the_batch_and_moves_unbiased_statistics() -> None:
+@pytest.mark.parametrize("eps", [1e-5, 0.1])
+def test_training_mode_normalizes_by_the_batch_and_updates_unbiased_statistics(eps: float) -> None:
     x = draw(0, 2, 3, 4, 3) * 3 + 1
-    found, changed = normalize(x, frozenset({"bn1"}))
+    found, changed = normalize(x, frozenset({"bn1"}), eps=eps)
     rows = x.reshape(-1, 3).astype(np.float64)
     mean, var = rows.mean(0), rows.var(0)
     scale, bias = (np.asarray(PARAMS["bn1"][name], np.float64) for name in ("scale", "bias"))
-    np.testing.assert_allclose(found, (x - mean) / np.sqrt(var + 1e-5) * scale + bias, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, (x - mean) / np.sqrt(var + eps) * scale + bias, rtol=1e-4, atol=1e-5)
     after = changed["batch_stats"]["bn1"]
     np.testing.assert_allclose(after["mean"], 0.9 * STATS["bn1"]["mean"] + 0.1 * mean, rtol=1e-5)
     np.testing.assert_allclose(after["var"], 0.9 * STATS["bn1"]["var"] + 0.1 * rows.var(0, ddof=1), rtol=1e-5)
 
 
-def test_live_batch_norm_is_the_same_on_every_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_forms_of_training_mode_agree() -> None:
     x = draw(0, 2, 3, 4, 3) * 3 + 1
-    here = normalize(x, frozenset({"bn1"}))
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert_same(jax.tree.leaves(normalize(x, frozenset({"bn1"}))), jax.tree.leaves(here), 1e-6)
+    cpu, xla = (normalize(x, frozenset({"bn1"}), conv_form=form) for form in ("cpu", "xla"))
+    assert_same(jax.tree.leaves(cpu), jax.tree.leaves(xla), 1e-6)
 
 
-def test_frozen_batch_norm_uses_its_running_statistics_and_keeps_them() -> None:
+@pytest.mark.parametrize("folded", [True, False])
+@pytest.mark.parametrize("eps", [1e-5, 0.1])
+def test_eval_mode_uses_its_running_statistics_and_keeps_them(eps: float, folded: bool) -> None:
     x = draw(0, 2, 3, 4, 3) * 3 + 1
-    found, changed = normalize(x, frozenset({"bn2"}))
+    found, changed = normalize(x, frozenset({"bn2"}), eps=eps, folded=folded)
     mean, var, scale, bias = (np.asarray(v) for v in (*STATS["bn1"].values(), *PARAMS["bn1"].values()))
-    np.testing.assert_allclose(found, (x - mean) / np.sqrt(var + 1e-5) * scale + bias, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found, (x - mean) / np.sqrt(var + eps) * scale + bias, rtol=1e-5, atol=1e-5)
     for name, value in changed["batch_stats"]["bn1"].items():
         np.testing.assert_array_equal(value, STATS["bn1"][name])
 
@@ -104,6 +110,12 @@ def test_kernels_start_as_torchvisions() -> None:
 
 
 def test_a_part_that_does_nothing_keeps_its_number() -> None:
-    network = Sequential((None, lambda name: nn.Dense(2, name=name)))
+    network = Sequential((None, partial(Linear, 2)))
     variables = network.init(jax.random.key(0), jnp.ones((1, 3)))
     assert list(variables["params"]) == ["1"]
+
+
+def test_a_convolution_without_a_batch_norm_runs_in_its_place() -> None:
+    parts = (partial(Conv, 2, 1), partial(BatchNorm, 2), partial(Conv, 5, 1))
+    network, x = Sequential(parts), jnp.ones((1, 2, 2, 3))
+    assert network.apply(network.init(jax.random.key(0), x), x).shape == (1, 2, 2, 5)

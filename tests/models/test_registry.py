@@ -6,11 +6,21 @@ import numpy as np
 import pytest
 
 from jaxage.models.registry import MODELS, create_model
-from jaxage.types import Arch
+from jaxage.training.freeze import parse_trainable
+from jaxage.types import Arch, UserError
 from jaxage.utils.trees import count, flatten
+from tests.models.compare import assert_same
+from tests.tiny import TINY
 
-ARCHS = tuple(MODELS)
-PUBLISHED_COUNTS = {"resnet18": 11_689_512, "mobilenet_v2": 3_504_872}
+ARCHS = ("resnet18", "mobilenet_v2")
+"""The other ResNets have the same units with other blocks."""
+
+PUBLISHED_COUNTS = {
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "mobilenet_v2": 3_504_872,
+}
 
 
 @pytest.fixture(scope="module", params=ARCHS)
@@ -21,7 +31,7 @@ def ready(request: pytest.FixtureRequest) -> tuple[Any, Any, Any]:
     return compiled, model.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (2, 33, 40, 3))
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", tuple(MODELS))
 def test_the_numbers_of_parameters_are_torchvisions(arch: Arch) -> None:
     shapes = jax.eval_shape(create_model(arch, outputs=1000).init, jax.random.key(0))
     assert count(shapes["params"]) == PUBLISHED_COUNTS[arch]
@@ -70,7 +80,7 @@ def test_dropout_is_mobilenets_alone_and_asks_for_a_key(ready: Any) -> None:
 def test_dropout_zeroes_a_fifth_and_scales_the_rest(ready: Any) -> None:
     model, variables, images = ready
     if model.spec.arch != "mobilenet_v2":
-        pytest.skip("ResNet18 has no dropout")
+        pytest.skip("ResNets have no dropout")
     head = variables["params"]["classifier"]["1"]
     train_bn = frozenset(name.rsplit(".", 1)[0] for name in flatten(variables["batch_stats"]))
     outputs = [model.apply(variables, images, train_bn=train_bn, dropout_key=jax.random.key(k)) for k in range(200)]
@@ -103,5 +113,38 @@ def test_the_key_decides_the_weights() -> None:
 
 
 def test_an_unknown_network_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'resnet50': choose one of resnet18, mobilenet_v2"):
-        create_model.__wrapped__("resnet50")  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"'resnet81' \(did you mean 'resnet18'\?\): choose one of resnet18, .*, mob"):
+        create_model("resnet81")
+
+
+def test_the_xla_form_has_plain_convolutions_on_a_cpu_too() -> None:
+    models = [create_model("mobilenet_v2", conv_form=form) for form in ("cpu", "xla")]
+    shapes = jax.eval_shape(models[0].init, jax.random.key(0)), jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    programs = [jax.jit(model.apply).lower(*shapes).as_text() for model in models]
+    assert [program.count("stablehlo.convolution") for program in programs] == [1, 52]
+
+
+@pytest.fixture
+def _mine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network of the user's own."""
+    monkeypatch.setitem(MODELS, "mine", TINY)
+
+
+@pytest.mark.usefixtures("_mine")
+def test_a_network_of_ones_own_is_an_entry() -> None:
+    model, images = create_model("mine", outputs=2), jnp.ones((2, 8, 8, 3))
+    variables = model.init(jax.random.key(0))
+    output = model.apply(variables, images)
+    assert output.logits.shape == (2, 2)
+    np.testing.assert_array_equal(model.features(variables, images, "layer4"), output.stages["conv1"])
+    groups = parse_trainable("fc,layer4:0.1", variables["params"])
+    assert [group.name for group in groups] == ["fc", "layer4"]
+
+
+@pytest.mark.usefixtures("_mine")
+@pytest.mark.parametrize("train_bn", [frozenset(), frozenset({"bn1", "bn4"})], ids=["eval", "train"])
+def test_both_forms_give_the_same(train_bn: frozenset[str]) -> None:
+    cpu, xla = (create_model("mine", conv_form=form) for form in ("cpu", "xla"))
+    variables, images = cpu.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (2, 17, 16, 3))
+    ours, theirs = (model.apply(variables, images, train_bn=train_bn) for model in (cpu, xla))
+    assert_same(jax.tree.leaves(ours), jax.tree.leaves(theirs), 1e-5)

@@ -65,7 +65,7 @@ def state_of(module: Any) -> dict[str, np.ndarray]:
 
 def taps(arch: str, source: str) -> dict[str, str]:
     """For each of our stages the source's module whose output it is."""
-    if arch == "resnet18":
+    if arch.startswith("resnet"):
         pool = {"torchvision": "avgpool", "timm": "global_pool"}[source]
         layers = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
         return {layer: layer for layer in layers} | {"avgpool": pool}

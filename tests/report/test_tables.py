@@ -2,15 +2,20 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array
 
 from jaxage.data.records import Failure, make_records
-from jaxage.metrics import age_bands, summary
+from jaxage.metrics import METRICS, Metric, age_bands, summary
 from jaxage.report.tables import model_card, results_table, scores_table, write_failures, write_predictions
 
 AGE = np.float32([1, 20, 30, 40, 50, 70])
 GUESS = np.float32([3, 22.5, 29, 44, 41, 60])
+
+
+LEAKAGE = {"test_images_known": 4, "test_images_seen": 1}
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +25,7 @@ def report() -> dict[str, Any]:
         "arch": "resnet18",
         "trainable": "fc,layer4",
         "weights": {"tag": "resnet18.test", "sha256": "0"},
-        "data": {"name": "faces", "leakage": {"test_images_known": 4, "test_images_seen": 1}},
+        "data": {"name": "faces", "leakage": LEAKAGE},
         "validation": scores,
         "test": scores | {"age_bands": age_bands(GUESS, AGE), "seen": None, "unseen": scores},
         "solver": "adamw",
@@ -34,25 +39,47 @@ def test_the_table_has_columns_that_line_up(report: dict[str, Any]) -> None:
     assert head.split() == ["n", "PLCC", "SROCC", "MAE", "RMSE", "CS@5"]
     assert [len(row) for row in rows] == [len(head)] * 2
     assert f"{report['test']['mae']:.2f} [" in rows[1]
-    assert "best epoch 3; 12 s in all, 4 s of them compiling; 100 training images/s" in results_table(report)
+    assert "best epoch 3; 12 s in total, of which 4 s compiling; 100 training images/s" in results_table(report)
 
 
 def test_people_seen_in_training_are_told_from_others(report: dict[str, Any]) -> None:
     card = model_card(report)
-    assert "Of 4 of them it is known who they show, for 1 someone seen in training; of the others: MAE " in card
+    assert (
+        "The identity is known for 4 of them; 1 show a person who is also in the training split. On people who are not"
+        in card
+    )
     test = report["test"]
     both = results_table(report | {"test": test | {"seen": test["unseen"] | {"mae": 1.25}}})
     seen, unseen = both.strip("\n").splitlines()[3:5]
     assert seen.startswith("test, seen  ")
     assert "1.25 [" in seen
     assert unseen.startswith("test, unseen")
-    unknown = report | {"data": {"name": "faces", "leakage": {"test_images_known": 0}}}
-    assert "Who the people are is not known" in model_card(unknown)
+    unknown = report | {"data": {"name": "faces", "leakage": LEAKAGE | {"test_images_known": 0}}}
+    assert "The identities of the people are unknown" in model_card(unknown)
 
 
 def test_undefined_scores_are_dashes(report: dict[str, Any]) -> None:
     scores = report["test"] | {"plcc": None, "plcc_ci95": None}
     assert scores_table({"test": scores}).splitlines()[1].split()[2] == "-"
+
+
+def test_a_metric_of_ones_own_is_in_the_summary_the_table_and_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    def worst(prediction: Array, target: Array, weight: Array | None = None) -> Array:
+        error = jnp.abs(prediction - target)
+        return jnp.max(error if weight is None else jnp.where(weight > 0, error, 0))
+
+    own = Metric(worst, "WORST", "years", 1, higher_is_better=False, headline=True)
+    monkeypatch.setitem(METRICS, "worst", own)
+    scores = summary(GUESS, AGE)
+    assert scores["worst"] == 10
+    assert scores["worst_ci95"][1] == 10
+    head, row = scores_table({"test": scores}).splitlines()
+    assert head.endswith("WORST")
+    assert row.endswith(f"10.0 [{scores['worst_ci95'][0]:.1f}, 10.0]")
+    test = scores | {"age_bands": [], "seen": None, "unseen": None}
+    facts = {"arch": "a", "trainable": "fc", "weights": {"tag": "t"}}
+    card = model_card(facts | {"data": {"name": "f", "leakage": LEAKAGE}, "test": test})
+    assert "WORST 10.0 years" in card
 
 
 def test_the_card_says_what_it_is_for_whom_it_fails_and_what_it_is_not_for(report: dict[str, Any]) -> None:

@@ -1,13 +1,14 @@
-"""TrainInputs from features is learning from images: after an epoch of the same views, the predictions are the same."""
+"""Training from features is training from images: after an epoch of the same views, the predictions are the same."""
 
-import math
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import jax
 import numpy as np
 import optax
 import pytest
+from hypothesis import given
 
 from jaxage.config import TrainConfig
 from jaxage.data.dataset import load_dataset
@@ -16,17 +17,20 @@ from jaxage.data.sampler import epoch_batches
 from jaxage.losses import make_objective
 from jaxage.models.registry import create_model
 from jaxage.pretrained.load import merge
-from jaxage.training.cache_policy import choose_inputs
-from jaxage.training.feature_cache import Prefix, TrainInputs
-from jaxage.training.freeze import first_trainable_block, label_tree, parse_trainable, train_bn_modules
+from jaxage.training.cache_policy import DISK_RATE, HOST_RATE, Costs, TrainInputs, choose_inputs, decide
+from jaxage.training.feature_cache import FrozenTrunk
+from jaxage.training.freeze import make_freeze_plan, parse_trainable
 from jaxage.training.predictor import predict_rows
 from jaxage.training.state import init_state
-from jaxage.training.step import make_predict_step, make_train_step
-from jaxage.types import Arch
+from jaxage.training.step import StepOptions, make_predict_step, make_train_step
+from jaxage.training.view_index import ViewIndex
+from jaxage.types import Arch, UserError
 from jaxage.utils.sharding import make_mesh, replicate
 from tests.faces import write_faces
 from tests.models.test_goldens import variables as golden_variables
-from tests.test_features import AGES, TRAIN, prefix
+from tests.training.test_feature_cache import AGES, TRAIN, trunk, view_index
+
+GIB = 2**30
 
 CUTS = [
     ("resnet18", "fc", "fc"),
@@ -41,49 +45,45 @@ def test_cached_and_uncached_agree(arch: Arch, trainable: str, start: str, tmp_p
     mesh = make_mesh()
     model, objective = create_model(arch), make_objective("huber", 40.0, 20.0)
     variables = merge(model.init(jax.random.key(0)), golden_variables(arch), model.spec.head)
-    groups = parse_trainable(trainable, variables["params"])
-    labels = label_tree(variables["params"], groups)
-    train_bn = train_bn_modules(variables["batch_stats"], labels, "eval")
-    assert first_trainable_block(model.spec.units, labels, train_bn) == start
+    plan = make_freeze_plan(model, variables, parse_trainable(trainable, variables["params"]), "eval")
+    assert plan.first_block == start
     channels = ((0.5,) * 3, (0.25,) * 3)
-    rows = data.records.rows_of("train")
-    loader = make_loader(data.images, data.records.age, mesh, math.inf)
-    p = Prefix(model, replicate(variables, mesh), channels, start, loader, rows, views=3, flip=True, seed=0)
+    index = ViewIndex(len(data.records), data.records.rows_of("train"), views=3, flip=True)
+    loader = make_loader(data.images, data.records.age, mesh, np.inf)
+    t = FrozenTrunk(model, replicate(variables, mesh), channels, start, loader, "data", index.kinds, seed=0)
     results = []
     for place in ("off", "host"):
-        learning = choose_inputs(TrainConfig(cache_features=place), p, 0, "data", tmp_path, lambda _: None)
-        assert learning.place == place
+        inputs = choose_inputs(TrainConfig(cache_features=place), t, index, 0, tmp_path, lambda _: None)
+        assert inputs.place == place
         optimizer = optax.sgd(0.01)  # Adam's first steps are as long for a gradient that is all rounding
-        step = make_train_step(
-            model, objective, optimizer, labels, train_bn, learning.source, average_decay=0.9, seed=0, mesh=mesh
-        )
+        step = make_train_step(model, objective, optimizer, plan, inputs.input_fn, StepOptions(mesh, 0, 0.9))
         state = replicate(init_state(variables, optimizer), mesh)
-        order = epoch_batches(learning.view_rows, 0, 1, 8)
+        order = epoch_batches(inputs.view_rows, 0, 1, 8)
         for _ in range(len(order.rows)):
-            state, _ = step(state, learning.loader.items, learning.loader.ages, jax.device_get(order))
-        predict = make_predict_step(model, objective, learning.source, mesh)
-        results.append(predict_rows(predict, state.average, learning.loader, learning.eval_rows, 16))
-    moved = np.abs(
-        results[0] - predict_rows(predict, replicate(variables, mesh), learning.loader, learning.eval_rows, 16)
-    )
+            state, _ = step(state, inputs.loader.items, inputs.loader.ages, jax.device_get(order))
+        predict = make_predict_step(model, objective, inputs.input_fn, mesh)
+        results.append(predict_rows(predict, state.average, inputs.loader, inputs.eval_rows, 16))
+    moved = np.abs(results[0] - predict_rows(predict, replicate(variables, mesh), inputs.loader, inputs.eval_rows, 16))
     assert moved.max() > 1
-    tested = np.setdiff1d(np.arange(40), rows)
+    tested = np.setdiff1d(np.arange(40), index.train_rows)
     np.testing.assert_allclose(results[1][tested], results[0][tested], rtol=1e-5, atol=1e-4)
 
 
 def choose(tmp_path: Path, **settings: Any) -> tuple[TrainInputs, str]:
     said: list[str] = []
     config = TrainConfig(**settings)
-    p = prefix(start=settings.pop("start", "fc"), views=config.views)
-    learning = choose_inputs(config, p, config.epochs * 60 + 30, "data", tmp_path, said.append)
-    return learning, "\n".join(said)
+    index = view_index(config.views)
+    inputs = choose_inputs(
+        config, trunk(start="fc", kinds=index.kinds), index, config.epochs * 60 + 30, tmp_path, said.append
+    )
+    return inputs, "\n".join(said)
 
 
 def test_a_head_learns_from_features_and_says_why(tmp_path: Path) -> None:
-    learning, said = choose(tmp_path)
-    assert "frozen layers, before fc: computed once, kept" in said
+    inputs, said = choose(tmp_path)
+    assert "frozen layers, before fc: computed once, cached" in said
     assert "save about" in said
-    assert learning.view_rows.shape == (len(TRAIN), 2)
+    assert inputs.view_rows.shape == (len(TRAIN), 2)
 
 
 def test_a_file_is_found_by_a_later_run(tmp_path: Path) -> None:
@@ -91,29 +91,88 @@ def test_a_file_is_found_by_a_later_run(tmp_path: Path) -> None:
     again, said = choose(tmp_path)
     assert "found" in said
     np.testing.assert_array_equal(np.asarray(first.loader.items), np.asarray(again.loader.items))
-    assert len(list((tmp_path / "features").iterdir())) == 1
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize(("place", "resident"), [("device", True), ("host", False), ("disk", True)])
 def test_the_place_is_as_asked(tmp_path: Path, place: Any, resident: bool) -> None:
-    learning, _ = choose(tmp_path, cache_features=place)
-    assert learning.loader.resident is resident
-    assert learning.place == place
-    assert learning.view_rows.shape[1] == 2
-    assert any((tmp_path / "features").iterdir()) is (place == "disk")
-    np.testing.assert_array_equal(np.asarray(learning.loader.ages), [*AGES, *AGES[TRAIN]])
+    inputs, _ = choose(tmp_path, cache_features=place)
+    assert inputs.loader.resident is resident
+    assert inputs.place == place
+    assert inputs.view_rows.shape[1] == 2
+    assert any(tmp_path.iterdir()) is (place == "disk")
+    np.testing.assert_array_equal(np.asarray(inputs.loader.ages), [*AGES, *AGES[TRAIN]])
 
 
 def test_images_augmented_anew_are_not_kept(tmp_path: Path) -> None:
-    learning, said = choose(tmp_path, augment=True)
-    assert learning.place == "off"
+    inputs, said = choose(tmp_path, augment=True)
+    assert inputs.place == "off"
     assert "augments its images anew" in said
 
 
 def test_off_and_a_single_epoch_learn_from_images(tmp_path: Path) -> None:
     for settings in ({"cache_features": "off"}, {"epochs": 1}):
-        learning, said = choose(tmp_path, **settings)
-        assert learning.loader.items.dtype == np.uint8
-        assert learning.place == "off"
-        assert learning.view_rows.tolist() == [[row, row] for row in TRAIN]
+        inputs, said = choose(tmp_path, **settings)
+        assert inputs.loader.items.dtype == np.uint8
+        assert inputs.place == "off"
+        assert inputs.view_rows.tolist() == [[row, row] for row in TRAIN]
     assert "looks at 90 images" in said
+
+
+PLENTY = {"device": 100.0 * GIB, "disk": 100.0 * GIB, "host": 100.0 * GIB}
+
+
+def costs(**changes: float) -> Costs:
+    """A thousand images of a MiB each, looked at ten times, at 10 ms each."""
+    return Costs(**({"nbytes": GIB, "images": 1024, "seen": 10240, "seconds": 0.01} | PLENTY | changes))
+
+
+def test_slow_prefixes_are_kept_in_a_file_and_fast_ones_on_the_device() -> None:
+    assert decide(costs()).place == "disk"
+    assert decide(costs(seconds=1e-5)).place == "device"
+    assert "1.00 GiB" in decide(costs()).why
+
+
+def test_what_does_not_fit_goes_elsewhere() -> None:
+    assert decide(costs(disk=0.0)).place == "device"
+    assert decide(costs(disk=0.0, device=0.0)).place == "host"
+    none = decide(costs(disk=0.0, device=0.0, host=0.0))
+    assert (none.place, "do not fit" in none.why) == ("off", True)
+
+
+def test_reading_that_takes_longer_than_computing_is_not_done() -> None:
+    slow = 1024 * 1024 / DISK_RATE
+    assert decide(costs(device=0.0, host=0.0, seconds=slow)).place == "off"
+    assert decide(costs(device=0.0, host=0.0, seconds=10 * slow)).place == "disk"
+    assert decide(costs(device=0.0, disk=0.0, seconds=0.9 * 1024 * 1024 / HOST_RATE)).place == "off"
+
+
+def test_more_views_than_looks_are_not_kept() -> None:
+    assert decide(costs(images=20480)).place == "off"
+
+
+@given(
+    seconds=st.floats(1e-7, 10), images=st.integers(1, 10**6), seen=st.integers(1, 10**7), nbytes=st.integers(1, 2**40)
+)
+def test_nothing_is_kept_that_costs_more_than_it_saves(seconds: float, images: int, seen: int, nbytes: int) -> None:
+    asked = costs(seconds=seconds, images=images, seen=seen, nbytes=nbytes)
+    place, _ = decide(asked)
+    room = PLENTY | {"off": nbytes}
+    assert nbytes <= room[place] or place == "disk"
+    if place != "off":
+        assert (seen - images) * seconds > 0
+
+
+def test_the_device_budget_is_one_for_images_and_features(tmp_path: Path) -> None:
+    """70 images of 768 bytes are resident; 110 features of 1,024 bytes fit beside them or not."""
+    settings: dict[str, Any] = {"cache_features": "device"}
+    index = view_index(2)
+    for gib, fits in ((180_000 / GIB, True), (150_000 / GIB, False)):
+        config = TrainConfig(memory_budget=gib, **settings)
+        t = trunk(kinds=index.kinds, start="layer4", budget=gib * GIB)
+        assert t.loader.resident
+        if fits:
+            assert choose_inputs(config, t, index, 0, tmp_path, lambda _: None).loader.resident
+        else:
+            with pytest.raises(UserError, match=r"features do not fit into the .* beside the images"):
+                choose_inputs(config, t, index, 0, tmp_path, lambda _: None)

@@ -9,22 +9,22 @@ from jaxage.training.export import ModelConfig, export_model, load_model
 from jaxage.types import UserError
 from jaxage.utils.trees import flatten
 
-CONTRACT = ModelConfig("resnet18", "l1", 64, 33.5, 20.25, dtype="bfloat16")
+CONFIG = ModelConfig("resnet18", "l1", 64, 33.5, 20.25, dtype="bfloat16")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "model"
-    variables = CONTRACT.model().init(jax.random.key(1))
-    export_model(path, variables, CONTRACT, "# a card\n")
+    variables = CONFIG.model().init(jax.random.key(1))
+    export_model(path, variables, CONFIG, "# a card\n")
     return path
 
 
 def test_the_model_and_its_contract_come_back(folder: Path) -> None:
     for place in (folder, folder.parent):
         variables, contract = load_model(place)
-        assert contract == CONTRACT
-        wanted = flatten(CONTRACT.model().init(jax.random.key(1)))
+        assert contract == CONFIG
+        wanted = flatten(CONFIG.model().init(jax.random.key(1)))
         for name, value in flatten(variables).items():
             assert np.asarray(wanted[name]).tobytes() == value.tobytes(), name
 
@@ -41,20 +41,30 @@ def test_the_contract_says_all_that_another_program_needs(folder: Path) -> None:
         "dtype": "bfloat16",
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
+        "interpolation": "bilinear",
+        "crop": 1.0,
         "input": {
-            "colour": "RGB, 0-1, then (x - mean) / std",
-            "resize": "shorter side to image_size",
-            "interpolation": "bilinear, antialiased",
-            "crop": "centre square",
+            "color": "RGB, 0-1, then (x - mean) / std",
+            "resize": "shorter side to image_size / crop, antialiased",
+            "crop": "central square of image_size",
         },
-        "output": {"outputs": 1, "age": "z * age_std + age_mean"},
+        "output": {"outputs": 1, "age": "z * age_std + age_mean, at least 0"},
     }
+
+
+def test_a_model_of_an_earlier_version_is_read(folder: Path, tmp_path: Path) -> None:
+    fields = json.loads((folder / "model.json").read_text())
+    for later in ("interpolation", "crop"):
+        del fields[later]
+    (tmp_path / "model.json").write_text(json.dumps(fields))
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    assert load_model(tmp_path)[1] == CONFIG
 
 
 def test_another_programs_model_is_named(tmp_path: Path) -> None:
     for text in ("{", "[]", '{"arch": "resnet18"}'):
         (tmp_path / "model.json").write_text(text)
-        with pytest.raises(UserError, match=r"model\.json is no contract"):
+        with pytest.raises(UserError, match=r"is not a model\.json of jaxage"):
             load_model(tmp_path)
 
 

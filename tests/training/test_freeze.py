@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from jaxage.models.registry import create_model
 from jaxage.training.freeze import (
     FROZEN,
+    FreezePlan,
     Group,
     describe,
     label_tree,
+    make_freeze_plan,
     parse_trainable,
     stop_frozen,
     train_bn_modules,
@@ -164,6 +166,35 @@ def test_which_batch_norms_are_in_training_mode() -> None:
     assert {"bn1", "layer3.0.downsample.1"} <= everything
 
 
+def plan(arch: Arch, trainable: str, frozen_bn: Any = "eval") -> FreezePlan:
+    groups = parse_trainable(trainable, SHAPES[arch]["params"])
+    return make_freeze_plan(create_model(arch), SHAPES[arch], groups, frozen_bn)
+
+
+@pytest.mark.parametrize(
+    ("arch", "trainable", "first_block", "head_only"),
+    [
+        ("resnet18", "fc", "fc", True),
+        ("resnet18", "fc:0.5", "fc", True),
+        ("resnet18", "fc:0.5,layer4", "layer4.0", False),
+        ("resnet18", "layer4.1,fc", "layer4.1", False),
+        ("resnet18", "all", "conv1", False),
+        ("resnet18", "fc,bn1", "conv1", False),
+        ("mobilenet_v2", "classifier", "classifier", True),
+        ("mobilenet_v2", "classifier.1", "classifier", True),
+        ("mobilenet_v2", "classifier:2,features.18", "features.18", False),
+    ],
+)
+def test_the_plan_asks_the_groups_and_not_the_text(
+    arch: Arch, trainable: str, first_block: str, head_only: bool
+) -> None:
+    found = plan(arch, trainable)
+    assert (found.first_block, found.head_only) == (first_block, head_only)
+    drifting = plan(arch, trainable, "train")
+    assert drifting.head_only == head_only
+    assert drifting.first_block == create_model(arch).spec.units[0]
+
+
 def test_no_gradient_reaches_what_is_frozen() -> None:
     params = {"a": {"kernel": jnp.ones(3)}, "b": {"kernel": jnp.ones(3)}}
     tree = label_tree(params, (Group("b"),))
@@ -179,12 +210,10 @@ def test_no_gradient_reaches_what_is_frozen() -> None:
 
 
 def test_the_description_adds_up() -> None:
-    groups = parse_trainable("fc,layer4:0.1", RESNET)
-    train_bn = train_bn_modules(SHAPES["resnet18"]["batch_stats"], label_tree(RESNET, groups), "eval")
-    text = describe(RESNET, label_tree(RESNET, groups), groups, train_bn, 20)
+    text = describe(SHAPES["resnet18"], plan("resnet18", "fc,layer4:0.1"))
     assert text.splitlines() == [
         "  fc              513 parameters (  0.0%)  learning rate x 1",
         "  layer4    8,393,728 parameters ( 75.1%)  learning rate x 0.1",
         "  frozen    2,782,784 parameters ( 24.9%)  no gradient",
-        "  BatchNorm: 5 of 20 modules use and move batch statistics, the others their running ones",
+        "  BatchNorm: 5 of 20 modules use and update batch statistics, the others use their running statistics",
     ]

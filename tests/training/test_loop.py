@@ -16,14 +16,15 @@ from jaxage.data.loader import DataLoader
 from jaxage.data.records import make_records
 from jaxage.data.sampler import epoch_batches
 from jaxage.losses import make_objective
-from jaxage.training.feature_cache import TrainInputs
-from jaxage.training.freeze import label_tree, parse_trainable, train_bn_modules
+from jaxage.training.cache_policy import TrainInputs
+from jaxage.training.freeze import make_freeze_plan, parse_trainable
 from jaxage.training.inputs import from_images
-from jaxage.training.loop import Diverged, Job, Progress, Stage, Stopped, fit, steps_per_epoch
+from jaxage.training.loop import Diverged, PhaseSteps, Program, Progress, Stopped, fit, steps_per_epoch
 from jaxage.training.optimizer import make_optimizer, make_schedule
+from jaxage.training.run_folder import Run
 from jaxage.training.state import TrainState, init_state
-from jaxage.training.step import make_predict_step, make_train_step
-from jaxage.training.unfreeze import Phase, labels_in, make_phases
+from jaxage.training.step import StepOptions, make_predict_step, make_train_step
+from jaxage.training.unfreeze import Phase, make_phases, plan_in
 from jaxage.types import Variables
 from jaxage.utils.sharding import make_mesh, replicate
 from tests.tiny import tiny_model
@@ -39,37 +40,37 @@ PER_EPOCH = 3
 LOOKS = np.arange(40, dtype=np.int32)[:, None]
 SLOTS = RECORDS.rows_of("train")[:, None].astype(np.int32)
 
-Ready = tuple[Job, TrainState]
+Ready = tuple[Program, TrainState, Run]
 
 
 @pytest.fixture(scope="module")
 def prepare() -> Callable[..., Ready]:
-    """Compiles once; gives a job in a folder and its first state."""
+    """Compiles once; gives a program, its first state and a run in a folder."""
     mesh = make_mesh(jax.devices()[:1])
     model, objective, channels = tiny_model(), make_objective("l1", 40.0, 20.0), ((0.5,) * 3, (0.25,) * 3)
     variables = model.init(jax.random.key(0))
-    groups = parse_trainable(CONFIG.trainable, variables["params"])
-    labels = label_tree(variables["params"], groups)
+    plan = make_freeze_plan(model, variables, parse_trainable(CONFIG.trainable, variables["params"]), "eval")
     total = PER_EPOCH * CONFIG.epochs
-    optimizer = make_optimizer(CONFIG, groups, labels, total)
-    train_bn = train_bn_modules(variables["batch_stats"], labels, "eval")
+    optimizer = make_optimizer(CONFIG, plan, total)
     source = from_images(model, channels, start="layer4", use_augment=True)
-    options = {"average_decay": 0.9, "seed": 0, "mesh": mesh}
-    parts = model, objective, optimizer, labels, train_bn, source
-    steps = {count: make_train_step(*parts, **options, count=count) for count in (1, PER_EPOCH)}
+    parts = model, objective, optimizer, plan, source
+    steps = {count: make_train_step(*parts, StepOptions(mesh, 0, 0.9, count)) for count in (1, PER_EPOCH)}
     predict = make_predict_step(model, objective, source, mesh)
-    learning = TrainInputs(DataLoader(*replicate((IMAGES, AGES), mesh), mesh), SLOTS, LOOKS, source)
+    inputs = TrainInputs(DataLoader(*replicate((IMAGES, AGES), mesh), mesh), SLOTS, LOOKS, source)
 
     def make(folder: Path, wrap: Callable[..., Any] = lambda f: f, most: int = 1) -> Ready:
-        folder.mkdir(exist_ok=True)
-        lines: list[str] = []
         schedule = make_schedule(CONFIG, total)
         chosen = {count: wrap(step) for count, step in steps.items() if count <= most}
-        stages = (Stage(Phase(0, total, frozenset({"fc", "layer4"})), chosen),)
-        job = Job(CONFIG, folder, RECORDS, learning, stages, predict, 8, schedule, mesh, lines.append, 0.0)
-        return job, replicate(init_state(variables, optimizer), mesh)
+        phases = (PhaseSteps(Phase(0, total, frozenset({"fc", "layer4"})), chosen),)
+        program = Program(RECORDS, inputs, phases, predict, 8, schedule, mesh)
+        return program, replicate(init_state(variables, optimizer), mesh), a_run(folder)
 
     return make
+
+
+def a_run(folder: Path) -> Run:
+    folder.mkdir(exist_ok=True)
+    return Run(folder, CONFIG, CONFIG, lambda _: None, 0.0)
 
 
 def leaves(variables: Variables) -> list[bytes]:
@@ -117,8 +118,9 @@ def test_stopped_and_resumed_equals_not_stopped(
 
 def test_streamed_equals_resident(prepare: Callable[..., Ready], tmp_path: Path) -> None:
     whole, expected = fit(*prepare(tmp_path / "resident"))
-    job, state = prepare(tmp_path / "streamed")
-    best, progress = fit(replace(job, learning=replace(job.inputs, loader=DataLoader(IMAGES, AGES, job.mesh))), state)
+    program, state, run = prepare(tmp_path / "streamed")
+    streamed = replace(program.inputs, loader=DataLoader(IMAGES, AGES, program.mesh))
+    best, progress = fit(program._replace(inputs=streamed), state, run)
     assert leaves(best) == leaves(whole)
     assert history(progress) == history(expected)
 
@@ -154,26 +156,26 @@ def test_the_best_epoch_is_kept(prepare: Callable[..., Ready], tmp_path: Path) -
 def test_nan_stops_with_the_step_and_the_last_good_checkpoint(prepare: Callable[..., Ready], tmp_path: Path) -> None:
     broken = AGES.copy()
     broken[epoch_batches(SLOTS, CONFIG.seed, 1, CONFIG.batch_size).rows[1, 0]] = np.nan
-    job, state = prepare(tmp_path / "first")
-    loader = replace(job.inputs.loader, ages=jnp.asarray(broken))
-    job = replace(job, learning=replace(job.inputs, loader=loader))
+    program, state, run = prepare(tmp_path / "first")
+    loader = replace(program.inputs.loader, ages=jnp.asarray(broken))
+    program = program._replace(inputs=replace(program.inputs, loader=loader))
     with pytest.raises(Diverged, match=r"step 1; there is no checkpoint yet"):
-        fit(job, state)
+        fit(program, state, run)
 
-    job, _ = prepare(tmp_path / "later")
+    program, _, _ = prepare(tmp_path / "later")
 
     def poisoned(state: TrainState, images: Any, ages: Any, order: Any) -> Any:
-        return job.stages[0].train_steps[1](state, images, ages * (np.nan if int(state.step) == 4 else 1), order)
+        return program.phases[0].train_steps[1](state, images, ages * (np.nan if int(state.step) == 4 else 1), order)
 
     with pytest.raises(Diverged, match=r"step 4; the last good checkpoint is of step 3"):
         fit(*prepare(tmp_path / "later", wrap=lambda _: poisoned))
 
 
 def test_predictions_that_are_none_stop_before_they_are_saved(prepare: Callable[..., Ready], tmp_path: Path) -> None:
-    job, _ = prepare(tmp_path / "run")
+    program, _, _ = prepare(tmp_path / "run")
 
     def poisoned(*arguments: Any) -> Any:
-        state, bad = job.stages[0].train_steps[1](*arguments)
+        state, bad = program.phases[0].train_steps[1](*arguments)
         if int(state.step) >= 6:
             state = state._replace(average=jax.tree.map(lambda x: x * jnp.nan, state.average))
         return state, bad
@@ -190,10 +192,10 @@ def test_a_loss_that_is_none_does_not_wait_for_the_epochs_end(prepare: Callable[
         calls.append(int(state.step))
         return state._replace(step=state.step + 1, bad_step=jnp.zeros_like(state.bad_step)), jnp.int32(0)
 
-    job, state = prepare(tmp_path / "run", wrap=lambda _: poisoned)
-    many = replace(job, learning=replace(job.inputs, view_rows=np.tile(SLOTS, (5, 1))))
+    program, state, run = prepare(tmp_path / "run", wrap=lambda _: poisoned)
+    many = program._replace(inputs=replace(program.inputs, view_rows=np.tile(SLOTS, (5, 1))))
     with pytest.raises(Diverged, match="step 0"):
-        fit(many, state)
+        fit(many, state, run)
     assert calls == [0, 1, 2]
 
 
@@ -206,18 +208,16 @@ def test_what_learns_later_is_untouched_until_then(tmp_path: Path) -> None:
     mesh = make_mesh(jax.devices()[:1])
     model, objective = tiny_model(), make_objective("l1", 40.0, 20.0)
     variables = model.init(jax.random.key(0))
-    groups = parse_trainable(CONFIG.trainable, variables["params"])
-    labels = label_tree(variables["params"], groups)
+    plan = make_freeze_plan(model, variables, parse_trainable(CONFIG.trainable, variables["params"]), "eval")
     total, firsts = PER_EPOCH * CONFIG.epochs, {"fc": 0, "layer4": 4, "bn4": 7}
-    optimizer = make_optimizer(CONFIG, groups, labels, total, firsts)
+    optimizer = make_optimizer(CONFIG, plan, total, firsts)
     source = from_images(model, ((0.5,) * 3, (0.25,) * 3), start="layer4")
     seen: dict[int, Variables] = {}
 
     def step_of(phase: Phase) -> Any:
-        now = labels_in(phase, labels)
-        train_bn = train_bn_modules(variables["batch_stats"], now, "eval")
-        assert train_bn == ({"bn4"} if phase.first == 7 else frozenset())
-        step = make_train_step(model, objective, optimizer, now, train_bn, source, average_decay=0.9, seed=0, mesh=mesh)
+        now = plan_in(phase, plan, variables["batch_stats"], "eval")
+        assert now.train_bn == ({"bn4"} if phase.first == 7 else frozenset())
+        step = make_train_step(model, objective, optimizer, now, source, StepOptions(mesh, 0, 0.9))
 
         def remember(state: TrainState, *arguments: Any) -> Any:
             state, flag = step(state, *arguments)
@@ -229,14 +229,13 @@ def test_what_learns_later_is_untouched_until_then(tmp_path: Path) -> None:
         return remember
 
     predict = make_predict_step(model, objective, source, mesh)
-    learning = TrainInputs(DataLoader(*replicate((IMAGES, AGES), mesh), mesh), SLOTS, LOOKS, source)
-    stages = tuple(Stage(phase, {1: step_of(phase)}) for phase in make_phases(firsts, total))
+    inputs = TrainInputs(DataLoader(*replicate((IMAGES, AGES), mesh), mesh), SLOTS, LOOKS, source)
+    phases = tuple(PhaseSteps(phase, {1: step_of(phase)}) for phase in make_phases(firsts, total))
     schedule = make_schedule(CONFIG, total)
 
     def run(folder: Path) -> Variables:
-        folder.mkdir(exist_ok=True)
-        job = Job(CONFIG, folder, RECORDS, learning, stages, predict, 8, schedule, mesh, lambda _: None, 0.0)
-        return fit(job, replicate(init_state(variables, optimizer), mesh))[0]
+        program = Program(RECORDS, inputs, phases, predict, 8, schedule, mesh)
+        return fit(program, replicate(init_state(variables, optimizer), mesh), a_run(folder))[0]
 
     stop_at = 0
     whole = run(tmp_path / "whole")

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from jaxage.config import TrainConfig
-from jaxage.training.freeze import label_tree, parse_trainable
+from jaxage.training.freeze import FreezePlan, label_tree, parse_trainable
 from jaxage.training.optimizer import make_optimizer, make_schedule
 from jaxage.utils.trees import flatten
 
@@ -16,10 +16,14 @@ PARAMS = {
 }
 
 
+def plan(trainable: str) -> FreezePlan:
+    groups = parse_trainable(trainable, PARAMS)
+    return FreezePlan(groups, label_tree(PARAMS, groups), frozenset(), "conv1", False)
+
+
 def update(trainable: str, gradient: float = 1.0, **fields: float) -> dict[str, np.ndarray]:
     config = TrainConfig(trainable=trainable, warmup=0.0, learning_rate=0.1, **fields)  # type: ignore[arg-type]
-    groups = parse_trainable(trainable, PARAMS)
-    optimizer = make_optimizer(config, groups, label_tree(PARAMS, groups), total_steps=10)
+    optimizer = make_optimizer(config, plan(trainable), total_steps=10)
     gradients = jax.tree.map(lambda p: jnp.full_like(p, gradient), PARAMS)
     updates, _ = optimizer.update(gradients, optimizer.init(PARAMS), PARAMS)
     return {name: np.asarray(leaf) for name, leaf in flatten(updates).items()}
@@ -27,8 +31,7 @@ def update(trainable: str, gradient: float = 1.0, **fields: float) -> dict[str, 
 
 def test_frozen_leaves_get_no_update_and_no_moments() -> None:
     config = TrainConfig(trainable="fc")
-    groups = parse_trainable("fc", PARAMS)
-    optimizer = make_optimizer(config, groups, label_tree(PARAMS, groups), total_steps=10)
+    optimizer = make_optimizer(config, plan("fc"), total_steps=10)
     moments = [leaf for leaf in jax.tree.leaves(optimizer.init(PARAMS)) if leaf.ndim > 0]
     assert sorted(leaf.shape for leaf in moments) == [(2, 3), (2, 3), (3,), (3,)]
     updates = update("fc")
@@ -57,9 +60,8 @@ def test_kernels_decay_and_biases_do_not() -> None:
 
 def test_the_clip_sees_only_what_learns() -> None:
     """With 9 learning entries of gradient 1 the norm is 3; Adam's first step hides the scale, its moments do not."""
-    groups = parse_trainable("fc", PARAMS)
     config = TrainConfig(trainable="fc", clip=1.5)
-    optimizer = make_optimizer(config, groups, label_tree(PARAMS, groups), total_steps=10)
+    optimizer = make_optimizer(config, plan("fc"), total_steps=10)
     gradients = jax.tree.map(jnp.ones_like, PARAMS) | {"conv1": {"kernel": jnp.full((5, 1), 1e6)}}
     _, state = optimizer.update(gradients, optimizer.init(PARAMS), PARAMS)
     first = optax.tree_utils.tree_get(state, "mu")["fc"]["bias"]

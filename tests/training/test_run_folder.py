@@ -1,72 +1,120 @@
 import json
+import multiprocessing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tyro
 
 from jaxage.config import TrainConfig, to_json
-from jaxage.training.run_folder import RunError, create_run, find_run, lock_run_dir, non_default_flags, read_config
-from jaxage.utils.files import write_json, write_text
+from jaxage.training.run_folder import (
+    RunError,
+    RunName,
+    create_run,
+    find_run,
+    non_default_flags,
+    open_run,
+    read_config,
+    save_resolved,
+)
+from jaxage.utils.files import write_json
 
 INPUTS = {"data": "sum", "weights": {"tag": "random", "sha256": None}}
 
 
-def open_run(config: TrainConfig, root: Path = Path("runs")) -> tuple[TrainConfig, Path]:
-    config, folder = find_run(config, root)
-    with lock_run_dir(folder):
-        create_run(config, folder, INPUTS)
-    return config, folder
+def quiet(_: str) -> None:
+    pass
+
+
+def begin(config: TrainConfig, root: Path = Path("runs"), given: frozenset[str] | None = None) -> TrainConfig:
+    """A run that has got as far as its folder."""
+    with open_run(config, quiet, given, RunName(root)) as run:
+        create_run(run, INPUTS)
+    return run.config
 
 
 def test_a_new_run_leaves_its_settings_and_environment(tmp_path: Path) -> None:
-    config, folder = open_run(TrainConfig(out=tmp_path / "run", trainable="fc"))
-    assert read_config(folder) == config
-    environment = json.loads((folder / "environment.json").read_text())
+    config = begin(TrainConfig(out=tmp_path / "run", trainable="fc, layer4"))
+    assert config.trainable == "fc,layer4"
+    assert read_config(tmp_path / "run") == config
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["devices"]
     assert environment["packages"]["jax"].startswith("0.")
 
 
 def test_the_default_folder_names_arch_trainable_and_time(tmp_path: Path) -> None:
-    _, folder = open_run(TrainConfig(trainable="fc,layer4:0.1"), root=tmp_path)
-    assert folder.parent == tmp_path
-    assert folder.name.startswith("resnet18-fc+layer4x0.1-20")
+    for root, prefix in ((tmp_path / "a", ""), (tmp_path / "b", "lr-find-")):
+        with open_run(TrainConfig(trainable="fc,layer4:0.1"), quiet, None, RunName(root, prefix)) as run:
+            create_run(run, INPUTS)
+        assert run.folder.parent == root
+        assert run.folder.name.startswith(f"{prefix}resnet18-fc+layer4x0.1-20")
 
 
 def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
-    open_run(TrainConfig(out=tmp_path / "run"))
+    begin(TrainConfig(out=tmp_path / "run"))
     with pytest.raises(RunError, match="--resume"):
-        open_run(TrainConfig(out=tmp_path / "run"))
+        begin(TrainConfig(out=tmp_path / "run"))
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(RunError, match="holds no run"):
-        open_run(TrainConfig(out=tmp_path))
+        begin(TrainConfig(out=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_resume_takes_the_stored_settings(tmp_path: Path) -> None:
-    first, _ = open_run(TrainConfig(out=tmp_path / "run", epochs=3, trainable="fc"))
-    again, folder = open_run(TrainConfig(out=tmp_path / "run", resume=True))
-    assert again == first
-    assert folder == tmp_path / "run"
+    first = begin(TrainConfig(out=tmp_path / "run", epochs=3, trainable="fc"))
+    again = begin(TrainConfig(out=tmp_path / "run", resume=True))
+    assert again == replace(first, resume=True)
 
 
-def test_resume_with_other_settings_is_refused_by_name(tmp_path: Path) -> None:
-    open_run(TrainConfig(out=tmp_path / "run", epochs=3))
-    with pytest.raises(RunError, match="--epochs 3, not 5"):
-        open_run(TrainConfig(out=tmp_path / "run", epochs=5, resume=True))
+@pytest.mark.parametrize(
+    ("asked", "given", "words"),
+    [
+        ({"epochs": 5}, None, "--epochs 3, not --epochs 5"),
+        ({"epochs": 5}, {"epochs"}, "--epochs 3, not --epochs 5"),
+        ({"epochs": 10}, {"epochs"}, "--epochs 3, not --epochs 10"),
+        ({"flip": True}, {"flip"}, "--no-flip, not --flip"),
+    ],
+)
+def test_resume_with_other_settings_is_refused_by_name(
+    asked: dict[str, object], given: set[str] | None, words: str, tmp_path: Path
+) -> None:
+    """Also with the default, if it is typed; what is not typed is as it was."""
+    begin(TrainConfig(out=tmp_path / "run", epochs=3, flip=False))
+    config = TrainConfig(out=tmp_path / "run", resume=True, **asked)  # type: ignore[arg-type]
+    with pytest.raises(RunError, match=words):
+        begin(config, given=None if given is None else frozenset(given))
+    assert begin(TrainConfig(out=tmp_path / "run", resume=True), given=frozenset()).epochs == 3
+
+
+def test_what_was_resolved_is_apart_from_what_was_asked(tmp_path: Path) -> None:
+    config = TrainConfig(out=tmp_path / "run", epochs=3)
+    with open_run(config, quiet) as run:
+        create_run(run, INPUTS)
+        save_resolved(run, replace(run.config, loss="huber", dtype="float32", weights="random", cache_features="off"))
+    with open_run(replace(config, resume=True), quiet) as run:
+        assert (run.config.loss, run.config.weights, run.config.cache_features) == ("huber", "random", "off")
+        assert non_default_flags(run.asked) == non_default_flags(config) == "--epochs 3"
+    with (
+        pytest.raises(RunError, match="--loss auto, not --loss l1"),
+        open_run(replace(config, resume=True, loss="l1"), quiet),
+    ):
+        pass
 
 
 def test_resume_without_out_finds_the_newest(tmp_path: Path) -> None:
     for name in ("resnet18-fc-20200101-000000", "resnet18-fc-20210101-000000", "resnet18-all-20220101-000000"):
         write_config(tmp_path / name, TrainConfig(trainable="fc"))
-    _, folder = find_run(TrainConfig(trainable="fc", resume=True), root=tmp_path)
-    assert folder.name == "resnet18-fc-20210101-000000"
+    _, folder = find_run(TrainConfig(trainable="fc", resume=True), name=RunName(tmp_path))
+    assert folder == tmp_path / "resnet18-fc-20210101-000000"
 
 
 def test_resume_of_nothing_starts(tmp_path: Path) -> None:
-    _, folder = open_run(TrainConfig(out=tmp_path / "run", resume=True))
-    assert (folder / "config.json").exists()
+    begin(TrainConfig(out=tmp_path / "run", resume=True))
+    assert (tmp_path / "run" / "config.json").exists()
 
 
 def test_no_run_no_settings(tmp_path: Path) -> None:
@@ -81,26 +129,70 @@ def write_config(folder: Path, config: TrainConfig) -> None:
 
 def test_finding_writes_nothing(tmp_path: Path) -> None:
     find_run(TrainConfig(out=tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
+    find_run(TrainConfig(), name=RunName(tmp_path / "runs"))
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_is_one_processs_at_a_time_and_vanishes_unused(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    with lock_run_dir(folder), pytest.raises(RunError, match="in use by another process"), lock_run_dir(folder):
+def test_who_is_refused_touches_nothing(tmp_path: Path) -> None:
+    config = TrainConfig(out=tmp_path / "run")
+    with open_run(config, quiet) as run:
+        for _ in range(2):
+            with pytest.raises(RunError, match="in use by another process"), open_run(config, quiet):
+                pass
+            assert (tmp_path / "run" / ".lock").exists()
+        create_run(run, INPUTS)
+    with pytest.raises(RunError, match="already holds a run"), open_run(config, quiet):
         pass
-    assert not folder.exists()
-    open_run(TrainConfig(out=folder))
-    with lock_run_dir(folder):
-        pass
-    assert (folder / "config.json").exists()
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_refused_run_leaves_no_folder_not_even_the_one_above(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no data"), open_run(TrainConfig(), quiet, None, RunName(tmp_path / "runs")):
+        raise ValueError("no data")
+    assert not list(tmp_path.iterdir())
+
+
+def _start(root: Path, barrier: Any, queue: "multiprocessing.Queue[tuple[str, str]]") -> None:
+    """A run in one folder for all, then one in a folder of its own, each begun by all processes at once."""
+    for way, out in (("named", root / "named" / "run"), ("unnamed", None)):
+        barrier.wait()
+        try:
+            with open_run(TrainConfig(out=out), quiet, None, RunName(root / "unnamed")) as run:
+                create_run(run, INPUTS)
+                with (run.folder / "work").open("x") as file:
+                    file.write(run.folder.name)
+        except RunError:
+            queue.put((way, "refused"))
+        else:
+            queue.put((way, run.folder.name))
+
+
+def test_ten_runs_started_at_once(tmp_path: Path) -> None:
+    """With a name one of them gets it and loses nothing; without, each has a folder of its own."""
+    context = multiprocessing.get_context("spawn")
+    queue: multiprocessing.Queue[tuple[str, str]] = context.Queue()
+    arguments = tmp_path, context.Barrier(10), queue
+    processes = [context.Process(target=_start, args=arguments) for _ in range(10)]
+    for process in processes:
+        process.start()
+    found = [queue.get(timeout=120) for _ in range(20)]
+    for process in processes:
+        process.join()
+    for way, winners in (("named", 1), ("unnamed", 10)):
+        folders = [folder for its, folder in found if its == way and folder != "refused"]
+        assert len(folders) == len(set(folders)) == winners
+        for folder in folders:
+            assert (tmp_path / way / folder / "work").read_text() == folder
+            assert (tmp_path / way / folder / "config.json").exists()
+        assert sorted(path.name for path in (tmp_path / way).iterdir()) == sorted(folders)
 
 
 def test_a_run_goes_on_with_its_own_data_and_weights_alone(tmp_path: Path) -> None:
-    _, folder = open_run(TrainConfig(out=tmp_path / "run"))
-    config, _ = find_run(TrainConfig(out=folder, resume=True))
-    create_run(config, folder, dict(INPUTS))
-    with pytest.raises(RunError, match=r"its data have changed .*data was sum, is another"):
-        create_run(config, folder, INPUTS | {"data": "another"})
+    begin(TrainConfig(out=tmp_path / "run"))
+    with open_run(TrainConfig(out=tmp_path / "run", resume=True), quiet) as run:
+        create_run(run, dict(INPUTS))
+        with pytest.raises(RunError, match=r"its data have changed .*data was sum, is another"):
+            create_run(run, INPUTS | {"data": "another"})
 
 
 def test_a_weights_file_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +211,6 @@ def test_settings_that_are_none_are_named(text: str, tmp_path: Path) -> None:
 
 def test_what_is_unusual_is_written_as_on_the_command_line() -> None:
     assert non_default_flags(TrainConfig()) == ""
-    assert non_default_flags(TrainConfig(epochs=3, frozen_bn="train", seed=0)) == "--epochs 3 --frozen-bn train"
+    assert non_default_flags(TrainConfig(epochs=3, frozen_bn="train", seed=0)) == "--frozen-bn train --epochs 3"
     config = TrainConfig(augment=True, flip=False, unfreeze="fc@0", split_seed=3, balance=0.5, data=Path("a.csv"))
     assert tyro.cli(TrainConfig, args=non_default_flags(config).split()) == config

@@ -9,15 +9,15 @@ from jax.sharding import Mesh
 from jaxage.config import TrainConfig
 from jaxage.data.sampler import EpochBatches
 from jaxage.losses import make_objective
-from jaxage.training.freeze import first_trainable_block, label_tree, parse_trainable, train_bn_modules
+from jaxage.training.freeze import make_freeze_plan, parse_trainable
 from jaxage.training.inputs import from_images
 from jaxage.training.optimizer import make_optimizer
 from jaxage.training.state import TrainState, init_state, start_epoch
-from jaxage.training.step import TrainStep, make_predict_step, make_train_step, move_average
+from jaxage.training.step import StepOptions, TrainStep, make_predict_step, make_train_step, move_average
 from jaxage.types import Variables
 from jaxage.utils.sharding import make_mesh, replicate
 from jaxage.utils.trees import flatten
-from tests.tiny import UNITS, tiny_model
+from tests.tiny import tiny_model
 
 CHANNELS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 OBJECTIVE = make_objective("l1", 40.0, 20.0)
@@ -39,23 +39,11 @@ def setup(trainable: str, mesh: Mesh, use_augment: bool = True, frozen_bn: Any =
     variables = jax.tree.map(np.array, model.init(jax.random.key(0)))
     variables["params"]["conv1"]["kernel"].flat[:5] = -0.0
     config = TrainConfig(trainable=trainable, warmup=0.0, learning_rate=1e-3)
-    groups = parse_trainable(trainable, variables["params"])
-    labels = label_tree(variables["params"], groups)
-    train_bn = train_bn_modules(variables["batch_stats"], labels, frozen_bn)
-    optimizer = make_optimizer(config, groups, labels, total_steps=10)
-    step = make_train_step(
-        model,
-        OBJECTIVE,
-        optimizer,
-        labels,
-        train_bn,
-        from_images(model, CHANNELS, start=first_trainable_block(UNITS, labels, train_bn), use_augment=use_augment),
-        average_decay=0.9,
-        seed=0,
-        mesh=mesh,
-        count=count,
-    )
-    return Setup(replicate(init_state(variables, optimizer), mesh), step, variables, train_bn)
+    plan = make_freeze_plan(model, variables, parse_trainable(trainable, variables["params"]), frozen_bn)
+    optimizer = make_optimizer(config, plan, total_steps=10)
+    input_fn = from_images(model, CHANNELS, start=plan.first_block, use_augment=use_augment)
+    step = make_train_step(model, OBJECTIVE, optimizer, plan, input_fn, StepOptions(mesh, 0, 0.9, count))
+    return Setup(replicate(init_state(variables, optimizer), mesh), step, variables, plan.train_bn)
 
 
 def order(weights: np.ndarray = ONES) -> EpochBatches:

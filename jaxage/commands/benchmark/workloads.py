@@ -16,6 +16,7 @@ from jaxage.data.dataset import Dataset
 from jaxage.data.loader import DataLoader, step_batches
 from jaxage.data.records import make_records
 from jaxage.data.sampler import epoch_batches
+from jaxage.models.registry import create_model
 from jaxage.training.build import assemble
 from jaxage.training.export import ModelConfig
 from jaxage.training.freeze import parse_trainable
@@ -107,10 +108,11 @@ class JaxageWorkload:
         rows = np.arange(self._batch)[:, None]
         here = predict_rows(self._job.predict_step, self._state.average, self._job.inputs.loader, rows, self._batch)
         exact = replace(self._contract, dtype="float32")
+        model = create_model(exact.arch, outputs=exact.objective().outputs, conv_form="cpu")
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             mesh = make_mesh(jax.local_devices(backend="cpu")[:1])
-            source = from_images(exact.model(), (exact.mean, exact.std))
-            predict = make_predict_step(exact.model(), exact.objective(), source, mesh)
+            source = from_images(model, (exact.mean, exact.std))
+            predict = make_predict_step(model, exact.objective(), source, mesh)
             loader = DataLoader(self._data.images, self._data.records.age, mesh)
             there = predict_rows(predict, replicate(self._variables, mesh), loader, rows, self._batch)
         return float(np.abs(here - there).max())

@@ -1,4 +1,6 @@
-"""Normalisation by the batch's own statistics; on the CPU with the closed form of its gradient."""
+"""Normalization by the batch's own statistics, with autodiff's gradient or, for CPUs, with the closed form of it."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -7,33 +9,49 @@ from jaxtyping import Array, Float
 
 from jaxage.models.ops.conv import FeatureMap
 
+Channels = Float[Array, " channels"]
+
 
 def normalize_by_batch(
-    x: Float[Array, "b h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"]
-) -> tuple[Float[Array, "b h w c"], Float[Array, " c"], Float[Array, " c"]]:
-    """`x` normalized by its own mean and biased variance, then scaled and shifted; the mean; the variance."""
+    x: Float[Array, "b h w channels"], scale: Channels, bias: Channels, eps: float
+) -> tuple[Float[Array, "b h w channels"], Channels, Channels]:
+    """Normalize each channel by its mean and biased variance, then scale and shift it, as `torch.nn.BatchNorm2d` does.
+
+    Args:
+        x: NHWC, float32.
+        scale: torch's `weight`.
+        bias: torch's `bias`.
+        eps: Added to the variance.
+
+    Returns:
+        The normalized map, the mean and the variance.
+    """
     mean = x.mean((0, 1, 2))
     var = jnp.square(x - mean[None, None, None]).mean((0, 1, 2))
-    gain = scale * lax.rsqrt(var + 1e-5)
+    gain = scale * lax.rsqrt(var + eps)
     return (x - mean[None, None, None]) * gain[None, None, None] + bias[None, None, None], mean, var
 
 
-def _normalize_forward(
-    x: FeatureMap, scale: Float[Array, " c"], bias: Float[Array, " c"]
-) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
-    y, mean, var = normalize_by_batch(x, scale, bias)
+def _forward(
+    x: FeatureMap, scale: Channels, bias: Channels, eps: float
+) -> tuple[tuple[FeatureMap, Channels, Channels], tuple[FeatureMap, Channels, Channels, Channels]]:
+    y, mean, var = normalize_by_batch(x, scale, bias, eps)
     return (y, mean, var), (x, scale, mean, var)
 
 
-def _normalize_backward(
-    saved: tuple[Array, ...], cotangents: tuple[Array, Array, Array]
-) -> tuple[FeatureMap, Float[Array, " c"], Float[Array, " c"]]:
-    """Two sums and one pass, from `x` itself: autodiff keeps `x - mean`, a second copy of every map. The mean is taken
-    off row by row, where it is not yet large against what is left.
+def _backward(
+    eps: float,
+    saved: tuple[FeatureMap, Channels, Channels, Channels],
+    cotangents: tuple[FeatureMap, Channels, Channels],
+) -> tuple[FeatureMap, Channels, Channels]:
+    """Two sums and one pass over `x`.
+
+    Autodiff keeps `x - mean`, a second copy of every map; this needs `x` alone. The mean is subtracted row by row,
+    where it is not yet large against what is left.
     """
     x, scale, mean, var = saved
     dy, dmean, dvar = cotangents
-    count, rate = x.size // x.shape[-1], lax.rsqrt(var + 1e-5)
+    count, rate = x.size // x.shape[-1], lax.rsqrt(var + eps)
     totals, products = dy.sum(2), (dy * x).sum(2)
     dbias, dscale = totals.sum((0, 1)), (products - mean[None, None] * totals).sum((0, 1)) * rate
     gain = scale * rate
@@ -42,5 +60,5 @@ def _normalize_backward(
     return dx, dscale, dbias
 
 
-normalize_by_batch_on_cpu = jax.custom_vjp(normalize_by_batch)
-normalize_by_batch_on_cpu.defvjp(_normalize_forward, _normalize_backward)
+normalize_by_batch_on_cpu = partial(jax.custom_vjp, nondiff_argnums=(3,))(normalize_by_batch)
+normalize_by_batch_on_cpu.defvjp(_forward, _backward)

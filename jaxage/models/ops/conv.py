@@ -1,25 +1,30 @@
-"""Convolutions in NHWC with HWIO kernels, in several forms that compute the same function as torch's.
+"""torch's convolution for NHWC images and HWIO kernels, in several forms that compute the same function.
 
-On the CPU XLA's own convolution is several times slower than a matrix product where the kernel is 1x1 or the map small
-(a hundred times where the map is smaller than the kernel), and than shifted multiply-adds where it is depthwise. These
-forms have gradients of their own: XLA fuses what autodiff makes of them into loops that run through memory against its
-order or compute every value once for each tap, and a MobileNetV2 step takes twice as long.
+On a CPU, XLA's own convolution is slow: a matrix product is several times faster for 1x1 kernels and small maps (a
+hundred times if the map is smaller than the kernel), and shifted multiply-adds are faster for depthwise kernels. These
+forms have gradients of their own. XLA fuses autodiff's gradients into loops that read memory against its order or
+compute every value again for each tap, and a step of MobileNetV2 then takes twice as long.
 """
 
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+ConvForm = Literal["cpu", "xla"]
+"""How layers compute: "xla" by XLA's own convolution, "cpu" by the forms that are faster on a CPU."""
+
 FeatureMap = Float[Array, "batch _ _ _"]
+"""NHWC."""
 
 
 def conv_general(
     x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw j o"], stride: int, padding: int, groups: int = 1
 ) -> Float[Array, "b y x o"]:
-    """`torch.nn.functional.conv2d` in NHWC, through XLA's convolution."""
+    """`torch.nn.functional.conv2d` by XLA's convolution."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -33,7 +38,7 @@ def conv_general(
 def conv_matmul(
     x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], stride: int, padding: int
 ) -> Float[Array, "b y x o"]:
-    """The same as one matrix product, of the patch that each output sees."""
+    """The same as one matrix product with the patches that the outputs see."""
     patches = jnp.concatenate(taps(x, kernel.shape, stride, padding), axis=-1)
     return _matmul(patches, kernel.reshape(-1, kernel.shape[-1]))
 
@@ -48,7 +53,7 @@ def _matmul_forward(x: FeatureMap, kernel: Float[Array, "i o"]) -> tuple[Feature
 
 
 def _matmul_backward(saved: tuple[Array, Array], dy: FeatureMap) -> tuple[FeatureMap, Float[Array, "i o"]]:
-    """XLA transposes the first operand of the kernel's gradient in memory, so that is the one of fewer channels."""
+    """XLA transposes the first operand of the kernel's gradient in memory: let that be the one with fewer channels."""
     x, kernel = saved
     dx = jnp.einsum("bhwo,io->bhwi", dy, kernel)
     if x.shape[-1] < dy.shape[-1]:
@@ -63,7 +68,7 @@ _matmul.defvjp(_matmul_forward, _matmul_backward)
 def conv_depthwise(
     x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw 1 c"], stride: int, padding: int
 ) -> Float[Array, "b y x c"]:
-    """A depthwise convolution as the sum of shifted, scaled copies of the input, one for each tap."""
+    """A depthwise convolution as a sum of shifted and scaled copies of the input, one for each tap."""
     seen = taps(x, kernel.shape, stride, padding)
     total = jnp.zeros_like(seen[0])
     for tap, weight in zip(seen, kernel.reshape(-1, kernel.shape[-1]), strict=True):
@@ -80,8 +85,9 @@ def _depthwise_forward(
 def _depthwise_backward(
     stride: int, padding: int, saved: tuple[Array, Array], dy: FeatureMap
 ) -> tuple[FeatureMap, Float[Array, "kh kw 1 c"]]:
-    """For the input the convolution of `dy`, spread out by the stride, with the kernel turned round; for the kernel
-    one pass over the rows that sums the products of all taps.
+    """The input's gradient is a convolution of `dy`, dilated by the stride, with the flipped kernel.
+
+    The kernel's gradient is one pass over the rows that sums the products of all taps.
     """
     x, kernel = saved
     edges = [
@@ -104,7 +110,7 @@ conv_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def taps(x: FeatureMap, kernel: tuple[int, ...], stride: int, padding: int) -> list[FeatureMap]:
-    """What each tap of a kernel of this shape sees, row by row."""
+    """The values that each tap of a kernel of this shape is multiplied with, row by row of the kernel."""
     height, width = (out_size(n, k, stride, padding) for n, k in zip(x.shape[1:3], kernel, strict=False))
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     return [
@@ -115,5 +121,5 @@ def taps(x: FeatureMap, kernel: tuple[int, ...], stride: int, padding: int) -> l
 
 
 def out_size(size: int, kernel: int, stride: int, padding: int) -> int:
-    """Positions of the output along a side of `size`."""
+    """The number of outputs along a side of `size`."""
     return (size + 2 * padding - kernel) // stride + 1

@@ -1,16 +1,16 @@
-"""Pooling as torch defines it; on the CPU the largest value has a gradient of its own."""
+"""Pooling as torch defines it; for CPUs max pooling has a gradient of its own."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxage.models.ops.conv import FeatureMap, taps
+from jaxage.models.ops.conv import ConvForm, FeatureMap, taps
 
 
-def max_pool(x: FeatureMap) -> FeatureMap:
+def max_pool(x: FeatureMap, form: ConvForm) -> FeatureMap:
     """`torch.nn.MaxPool2d(3, stride=2, padding=1)`."""
-    return _max_pool_on_cpu(x) if jax.default_backend() == "cpu" else _max_pool(x)
+    return _max_pool_on_cpu(x) if form == "cpu" else _max_pool(x)
 
 
 def _max_pool(x: FeatureMap) -> FeatureMap:
@@ -22,10 +22,11 @@ def _max_pool_forward(x: FeatureMap) -> tuple[FeatureMap, FeatureMap]:
 
 
 def _max_pool_backward(x: FeatureMap, dy: FeatureMap) -> tuple[FeatureMap]:
-    """To the first of the largest, as torch does: XLA:CPU carries a position through a reduction, five times slower.
+    """Give each gradient to the first of the largest values of its window, as torch does.
 
-    Rows and columns of `x` are seen by one window if their number is even, else by two. The taps are compared with each
-    other and not with the output, for which XLA may have rounded `x` otherwise.
+    XLA:CPU carries a position through a reduction instead, which is five times slower. An even row or column of `x`
+    lies in one window, an odd one in two. Taps are compared with each other and not with the output, because XLA may
+    have rounded `x` differently there.
     """
     seen = taps(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf), (3, 3), 2, 0)
     which, best = jnp.zeros(dy.shape, jnp.uint8), seen[0]
@@ -50,6 +51,6 @@ _max_pool_on_cpu = jax.custom_vjp(_max_pool)
 _max_pool_on_cpu.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def pool(x: FeatureMap) -> Float[Array, "batch channels"]:
+def average_pool(x: FeatureMap) -> Float[Array, "batch channels"]:
     """`torch.nn.AdaptiveAvgPool2d(1)` and flatten, in float32."""
     return x.astype(jnp.float32).mean((1, 2))

@@ -1,8 +1,8 @@
 """3x3 convolutions of stride 1 with 2.25 times fewer multiplications: Winograd's F(2x2, 3x3).
 
 Lavin and Gray 2016, arXiv:1509.09308. Each 4x4 tile of the input and the kernel are transformed by sums and
-differences; what remains is one matrix product for each of 16 places, and a transform to the 2x2 tile of the output. On
-the CPU it is faster than XLA's convolution from 128 channels on, forwards and backwards, and as accurate in float32.
+differences. There follow one matrix product for each of the 16 positions and a transform to the 2x2 tile of the output.
+On a CPU it is faster than XLA's convolution from 128 channels on, forward and backward, and as accurate in float32.
 """
 
 import jax
@@ -22,7 +22,7 @@ _OUTPUT: _Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
 
 @jax.custom_vjp
 def conv_winograd(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "b h w o"]:
-    """`torch.nn.functional.conv2d` of stride 1 and padding 1, in NHWC."""
+    """`torch.nn.functional.conv2d` with stride 1 and padding 1, for NHWC images."""
     weights = _transform(_KERNEL, _cells(kernel))
     return _products(x, weights, contract=0)
 
@@ -36,7 +36,7 @@ def _forward(
 def _backward(
     saved: tuple[Array, Array], dy: Float[Array, "b h w o"]
 ) -> tuple[Float[Array, "b h w i"], Float[Array, "3 3 i o"]]:
-    """For the input the convolution of `dy` with the kernel turned round; for the kernel the same products' adjoint."""
+    """The input's gradient is a convolution with the flipped kernel, the kernel's is the adjoint of `_products`."""
     x, kernel = saved
     dx = _products(dy, _transform(_KERNEL, _cells(kernel[::-1, ::-1])), contract=1)
     outputs = _transform(_transposed(_OUTPUT), _output_tiles(dy))
@@ -52,7 +52,7 @@ conv_winograd.defvjp(_forward, _backward)
 
 
 def _products(x: Float[Array, "b h w i"], weights: Grid, contract: int) -> Float[Array, "b h w o"]:
-    """Tiles of `x` times the transformed kernel, along its axis `contract`, transformed back."""
+    """Multiply the tiles of `x` with the transformed kernel, summing over its axis `contract`, and transform back."""
     batch, height, width, _ = x.shape
     tiles = _transform(_INPUT, _input_tiles(x))
     down, across = tiles[0][0].shape[1:3]
@@ -68,7 +68,7 @@ def _products(x: Float[Array, "b h w i"], weights: Grid, contract: int) -> Float
 
 
 def _input_tiles(x: Float[Array, "b h w c"]) -> Grid:
-    """The 16 places of all 4x4 tiles, two apart, that the 2x2 tiles of the output see."""
+    """The 16 positions of all 4x4 tiles, two apart, that the 2x2 tiles of the output depend on."""
     down, across = (-(-n // 2) for n in x.shape[1:3])
     x = jnp.pad(x, ((0, 0), (1, 1 + 2 * down - x.shape[1]), (1, 1 + 2 * across - x.shape[2]), (0, 0)))
     return [[x[:, i : i + 2 * down - 1 : 2, j : j + 2 * across - 1 : 2] for j in range(4)] for i in range(4)]
@@ -88,7 +88,7 @@ def _rows(x: Float[Array, "b h w c"]) -> Float[Array, "n c"]:
 
 
 def _transform(matrix: _Matrix, grid: Grid) -> Grid:
-    """`matrix @ grid @ matrix.T`, written out: most entries are 0 or 1."""
+    """`matrix @ grid @ matrix.T` without the multiplications by 0 and 1, which are most of them."""
     columns = [_combine(matrix, list(column)) for column in zip(*grid, strict=True)]
     return [_combine(matrix, list(row)) for row in zip(*columns, strict=True)]
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from jaxage.data.splits import assign_splits
 from jaxage.data.synthetic.faces import synthetic_faces
-from jaxage.report.plots import contact_sheet
+from jaxage.report.contact_sheet import contact_sheet
 from jaxage.types import UserError
 
 

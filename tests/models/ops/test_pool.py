@@ -1,16 +1,19 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxage.models.ops.pool import max_pool, pool
+from jaxage.models.ops.pool import average_pool, max_pool
 from tests.models.compare import draw
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 7, 10, 2), (1, 5, 5, 1), (1, 1, 2, 1)])
 def test_max_pooling_is_torchs_and_gives_its_gradient_to_the_first_of_the_largest(shape: tuple[int, ...]) -> None:
     x = np.maximum(np.round(draw(0, *shape)), 0)  # many ties
-    y, pull = jax.vjp(max_pool, jnp.asarray(x))
+    np.testing.assert_array_equal(max_pool(jnp.asarray(x), "xla"), max_pool(jnp.asarray(x), "cpu"))
+    y, pull = jax.vjp(partial(max_pool, form="cpu"), jnp.asarray(x))
     dy = draw(1, *y.shape)
     expected = np.zeros_like(x)
     for b, p, q, c in np.ndindex(*y.shape):
@@ -24,5 +27,5 @@ def test_max_pooling_is_torchs_and_gives_its_gradient_to_the_first_of_the_larges
 
 def test_pooling_is_the_mean_in_float32() -> None:
     x = jnp.asarray(draw(0, 2, 3, 5, 4), jnp.bfloat16)
-    assert pool(x).dtype == jnp.float32
-    np.testing.assert_allclose(pool(x), np.asarray(x, np.float32).mean((1, 2)), rtol=1e-5, atol=1e-6)
+    assert average_pool(x).dtype == jnp.float32
+    np.testing.assert_allclose(average_pool(x), np.asarray(x, np.float32).mean((1, 2)), rtol=1e-5, atol=1e-6)
