@@ -253,11 +253,11 @@ def _options(config: type) -> tuple[StructFieldSpec, ...]:
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
     }
     types = get_type_hints(config, include_extras=True)
-    choices: dict[str, Any] = {"arch": Literal[*MODELS], "loss": Literal["auto", *LOSSES], "file": _File}
+    types |= {"arch": Literal[*MODELS], "loss": Literal["auto", *LOSSES], "file": _File}
     return tuple(
         StructFieldSpec(
             field.name,
-            choices.get(field.name, types[field.name]),
+            types[field.name],
             MISSING if field.default is DATACLASS_MISSING else field.default,
             helps[field.name],
         )

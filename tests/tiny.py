@@ -35,8 +35,8 @@ class _Tiny(nn.Module):
         return x, stages
 
 
-_UNITS = ("conv1", "layer4", "avgpool", "fc")
-TINY = Network(_Tiny, "Tiny", "nowhere", stages=_UNITS, units=_UNITS, head="fc", stage_loss="huber")
+UNITS = ("conv1", "layer4", "avgpool", "fc")
+TINY = Network(_Tiny, "Tiny", "nowhere", stages=UNITS, units=UNITS, head="fc", stage_loss="huber")
 
 
 def tiny_model(outputs: int = 1) -> Model:

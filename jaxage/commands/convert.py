@@ -1,39 +1,56 @@
-"""Convert torch weights to a safetensors file of Flax variables, and show for every stage that nothing was lost."""
+"""Convert torch weights to a safetensors file of Flax variables, and show for each stage that nothing was lost."""
 
 from pathlib import Path
 
 import jax
 import numpy as np
+from jaxtyping import Shaped
 
 from jaxage.models.registry import create_model
-from jaxage.pretrained.convert import TorchState, to_torch
-from jaxage.pretrained.download import weights_folder
-from jaxage.pretrained.load import find_weights, merge
-from jaxage.pretrained.safetensors_io import write_variables
+from jaxage.pretrained.convert import to_torch
+from jaxage.pretrained.load import find_weights, merge, save_weights
+from jaxage.pretrained.manifest import weights_folder
+from jaxage.pretrained.safetensors_io import Tensors
 from jaxage.types import Arch, Log, UserError, Variables
 from jaxage.utils.trees import is_within
 
 
 def convert(arch: Arch, weights: str, out: Path | None = None, log: Log = print) -> Path:
-    """Write `OUT/TAG.safetensors` (default: the weights folder) and print a row of checks for each stage.
+    """Write `OUT/TAG.safetensors` and log a table of checks (see `stage_check`).
 
-    Raises UserError (WeightsError, ConversionError) and WeightsUnavailableError as `find_weights` does.
+    Args:
+        arch: The network.
+        weights: A tag of the manifest, or a file (see `jaxage.pretrained.load.find_weights`).
+        out: The folder to write to; without it, the one where weights are stored.
+        log: Where the table goes.
+
+    Returns:
+        The written file.
+
+    Raises:
+        UserError, WeightsUnavailableError: as `find_weights` does, and if the file to write is the one to convert.
     """
     found = find_weights(weights, arch)
     path = (out or weights_folder()) / f"{found.tag}.safetensors"
     if path.exists() and Path(weights).exists() and path.samefile(weights):
-        raise UserError(f"{path} is the file to convert: name another folder with --out")
+        raise UserError(f"{path} is the file to convert: write to another folder (--out)")
     log(f"{found.tag}, source sha256 {found.sha256}\n{stage_check(found.variables, arch)}")
-    write_variables(path, found.variables, {"arch": arch, "source_sha256": found.sha256})
+    save_weights(path, found, arch)
     log(f"written: {path}")
     return path
 
 
 def stage_check(variables: Variables, arch: Arch, image_size: int = 224) -> str:
-    """A table: tensors, numbers and norm of each stage, and the root mean square of its activation.
+    """A table to compare two conversions of the same weights with.
 
-    The input is noise (seed 0), normalized, `image_size` px square, so that two conversions of the same weights can be
-    compared. A head that the weights do not have is left out.
+    Args:
+        variables: Of the network, with any head or none.
+        arch: The network.
+        image_size: Height and width in pixels of the input, which is normal noise of seed 0.
+
+    Returns:
+        A line for each stage: the number of its tensors and of their elements, their norm, and the root mean square of
+        its activation. A head that the weights do not have is left out.
     """
     model = create_model(arch)
     fresh = model.init(jax.random.key(0))
@@ -55,5 +72,5 @@ def stage_check(variables: Variables, arch: Arch, image_size: int = 224) -> str:
     return "\n".join(lines)
 
 
-def _tensors_of(state: TorchState, stage: str) -> list[np.ndarray]:
+def _tensors_of(state: Tensors, stage: str) -> list[Shaped[np.ndarray, "..."]]:
     return [x for key, x in state.items() if is_within(key, stage) and not key.endswith("num_batches_tracked")]

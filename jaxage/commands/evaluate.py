@@ -39,12 +39,13 @@ def evaluate(run: Path, data: Path | None = None, on: Split | None = None, max_b
     if data is None or data.resolve() == config.data:
         split: Split | None = on or "test"
         config = replace(config, image_size=model_config.image_size, max_bad=max_bad)
-        dataset = load_data(config, cache_folder())
+        dataset = load_data(config, cache_folder(), contract=model_config.input())
         require_inputs(run, {"data": dataset.sha256})
     else:
         split = on
         options = LoadOptions(split=None, max_bad=max_bad)
-        dataset = load_dataset(data, model_config.image_size, cache=cache_folder(), options=options)
+        size, contract = model_config.image_size, model_config.input()
+        dataset = load_dataset(data, size, cache=cache_folder(), contract=contract, options=options)
     rows = np.arange(len(dataset.records)) if split is None else dataset.records.rows_of(split)
     if not len(rows):
         raise UserError(f"{dataset.name} has no image{f' in split {split}' if split else ''} to score")

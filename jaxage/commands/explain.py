@@ -27,22 +27,22 @@ def explain(run: Path, images: Sequence[Path], out: Path, log: Log = print) -> l
     They are named NAME-explained.png. Raises UserError for a run without a model, no images, one that cannot be used,
     and names that would overwrite each other.
     """
-    variables, contract = load_model(run)
+    variables, model_config = load_model(run)
     names = [f"{path.stem}-explained.png" for path in images]
     if not images:
         raise UserError("no images: name at least one image file")
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"several images would become {', '.join(sorted(twice))}: name images of different names")
-    model = contract.model()
-    size = contract.image_size
+    model = model_config.model()
+    size = model_config.image_size
     unit, side = map_unit(model, variables, size)
-    look = jax.jit(partial(age_map, model, contract.objective(), unit, flip=contract.flip))
+    look = jax.jit(partial(age_map, model, model_config.objective(), unit, flip=model_config.flip))
     log(f"what {_before(model, unit)} sees, {side} x {side} places of {size} px: blue says younger, orange older")
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for path, name in zip(images, names, strict=True):
-        pixels = decode_file(path, size)
-        batch = normalize(to_unit(jnp.asarray(pixels[None])), contract.mean, contract.std)
+        pixels = decode_file(path, size, model_config.input())
+        batch = normalize(to_unit(jnp.asarray(pixels[None])), model_config.mean, model_config.std)
         ages, maps = look(variables, batch)
         overlay(out / name, pixels, np.asarray(maps[0]), f"{path.name}: {float(ages[0]):.1f} years")
         log(f"{path}\t{float(ages[0]):.1f}\t{out / name}")

@@ -67,7 +67,7 @@ def lr_find(config: TrainConfig, steps: int, log: Log = print, given: Collection
         config = replace(config, cache_features="off")
     with open_run(config, log, given, RANGE_TESTS) as run:
         setup = check_settings(run.config)
-        dataset = load_data(run.config, cache_folder(), log)
+        dataset = load_data(run.config, cache_folder(), log, setup.input)
         start = initialize(run.config, setup, dataset, log)
         inputs = {"command": "lr-find", "data": dataset.sha256, "weights": start.weights, "steps": steps}
         create_run(run, inputs)

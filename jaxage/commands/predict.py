@@ -1,6 +1,7 @@
 """`jaxage predict`: ages of image files, by the model of a run."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,11 @@ def predict(run: Path, images: Sequence[Path], batch_size: int = 32) -> Years:
     mesh = make_mesh()
     step = compile_predictor(model_config, mesh)
     size = min(batch_size, len(images))
+    decode = partial(decode_file, size=model_config.image_size, contract=model_config.input())
     variables = replicate(variables, mesh)
     ages = []
     for start in range(0, len(images), size):
-        batch = np.stack([decode_file(path, model_config.image_size) for path in images[start : start + size]])
+        batch = np.stack([decode(path) for path in images[start : start + size]])
         loader = DataLoader(batch, np.zeros(len(batch), np.float32), mesh)
         eval_rows = rows_of_images(np.arange(len(batch)), model_config.flip)
         ages.append(predict_rows(step, variables, loader, eval_rows, size))

@@ -12,7 +12,7 @@ from jaxage.config import TrainConfig, cache_folder
 from jaxage.data.dataset import Dataset, describe_data
 from jaxage.data.load import load_data
 from jaxage.data.records import Records
-from jaxage.metrics import age_bands, summary
+from jaxage.metrics import METRICS, age_bands, summary
 from jaxage.pretrained.load import RANDOM
 from jaxage.report.contact_sheet import contact_sheet
 from jaxage.report.plots import curves, scatter
@@ -63,7 +63,7 @@ def train(config: TrainConfig, log: Log = print, given: Collection[str] | None =
     with open_run(config, log, given) as run:
         log(f"run folder: {run.folder}, settings: {non_default_flags(run.asked) or 'the defaults'}")
         setup = check_settings(run.config)
-        dataset = load_data(run.config, cache_folder(), log)
+        dataset = load_data(run.config, cache_folder(), log, setup.input)
         start = initialize(run.config, setup, dataset, log)
         create_run(run, {"command": "train", "data": dataset.sha256, "weights": start.weights})
         built = build(run.config, setup, dataset, start, log)
@@ -137,7 +137,7 @@ def _test(program: Program, best: Variables, dataset: Dataset, run: Run) -> Json
     if run.config.data is None:
         _show_faces(run, dataset, rows, prediction)
     title = f"{run.config.arch}, {run.config.trainable}: test"
-    scatter(run.folder / "scatter.png", prediction, part.age, test, title)
+    scatter(run.folder / "scatter.png", prediction, part.age, {name: test[name] for name in METRICS}, title)
     return scored
 
 

@@ -23,7 +23,6 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_IMAGENET = InputContract()
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
@@ -127,19 +126,15 @@ def _square(image: Image.Image, size: int, interpolation: Interpolation, crop: f
     return image.crop((left, top, left + size, top + size))
 
 
-def decode_file(path: Path, size: int, contract: InputContract = _IMAGENET) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """Decode an image file (see `decode_image`).
-
-    Args:
-        path: The file.
-        size: Height and width of the result in pixels.
-        contract: How the image is resized and cropped.
+def decode_file(path: Path, size: int, contract: InputContract) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """Decode an image file as a network's weights expect it (see `decode_image`).
 
     Raises:
-        UserError: if the file cannot be read, or its image cannot be used; the message names the file.
+        UserError: if the file cannot be read or used; the message names it and says why.
     """
     try:
-        return decode_image(path.read_bytes(), size, interpolation=contract.interpolation, crop=contract.crop)
+        data = path.read_bytes()
+        return decode_image(data, size, interpolation=contract.interpolation, crop=contract.crop)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except ImageError as error:

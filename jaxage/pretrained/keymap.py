@@ -1,19 +1,25 @@
-"""How other people name the modules of our networks: one table for each way of naming them.
-
-A table maps every module of ours that holds parameters, which bears torchvision's name, to the name in the source.
-"""
+"""The names that other libraries give to the modules of a network, which here have torchvision's names."""
 
 from typing import Any
 
 from jaxage.types import Arch
 
 Table = dict[str, str]
+"""From the name of each module that has parameters to its name in a state dict."""
 
 _BLOCKS_OF_TIMM_STAGE = (1, 2, 3, 4, 3, 3, 1)
 
 
 def tables(arch: Arch, modules: list[str]) -> dict[str, Table]:
-    """The known layouts of `arch`, by name, for these modules of ours (those that directly hold leaves)."""
+    """The known layouts of a network's state dict.
+
+    Args:
+        arch: The network.
+        modules: torchvision's names of the modules that directly have parameters.
+
+    Returns:
+        A table for each layout, by the layout's name.
+    """
     known = {"torchvision": {module: module for module in modules}}
     if arch == "mobilenet_v2":
         known["torchvision, flat blocks"] = {module: _flat(module) for module in modules}
@@ -22,7 +28,7 @@ def tables(arch: Arch, modules: list[str]) -> dict[str, Table]:
 
 
 def _flat(module: str) -> str:
-    """Blocks as one flat sequence with ReLU6 counted, as in torchvision before its `ConvBNReLU`."""
+    """Each block is one flat sequence that counts ReLU6, as in torchvision before `ConvBNReLU`."""
     match module.split("."):
         case ["features", block, "conv", *inner]:
             return f"features.{block}.conv.{_position(int(block), inner, steps=(0, 1, 3, 4, 6, 7))}"
@@ -55,7 +61,7 @@ def _timm_block(index: int) -> str:
 
 
 def _position(block: int, inner: list[str], steps: tuple[Any, ...]) -> Any:
-    """The step of a block's module: its units (convolution, norm) come first, then the projection and its norm."""
+    """The step of a module in its block: pairs of convolution and norm, then the projection and its norm."""
     units = 1 if block == 1 else 2
     numbers = [int(part) for part in inner]
     return steps[2 * numbers[0] + numbers[1] if len(numbers) == 2 else units + numbers[0]]

@@ -1,5 +1,6 @@
-"""From a tag or a file to variables: found or fetched, verified, converted, with the head of the model at hand."""
+"""Load pretrained weights: find or download, verify, convert, and give them the new head of a model."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from jaxtyping import Array
 
 from jaxage.models.registry import Model
 from jaxage.pretrained.convert import Conversion, to_flax
-from jaxage.pretrained.download import fetch, read_manifest, weights_folder
+from jaxage.pretrained.download import fetch
+from jaxage.pretrained.manifest import Entry, parse_input, read_manifest, weights_folder
 from jaxage.pretrained.safetensors_io import (
     FORMAT,
     read_metadata,
@@ -27,60 +29,107 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class PretrainedWeights:
-    """variables: numpy leaves, with the source's own head or none. tag: the manifest's, or a name for a file.
+    """Weights as they were published.
 
-    sha256: of the torch file that they were converted from, or of the file itself.
+    Attributes:
+        variables: float32 numpy arrays, with the head that the weights were trained with, or none.
+        tag: The manifest's, or a name for a file.
+        sha256: Of the torch file that they were converted from, or of the file itself.
+        input: What they expect of an image.
     """
 
     variables: Variables
     tag: str
     sha256: str
+    input: InputContract
 
 
 class WeightsError(UserError):
-    """Weights that do not exist, or do not fit the network."""
+    """Weights that do not exist, or that do not fit the network."""
 
 
 def find_weights(weights: str | Path, arch: Arch) -> PretrainedWeights:
-    """The weights of a tag ("imagenet1k_v1" or "resnet18.imagenet1k_v1") or of a .pth, .pt or .safetensors file.
+    """Load weights by tag or from a file.
 
-    A tag is converted once and kept in `weights/`. Raises WeightsError for a name that is neither, ConversionError for
-    a file of another network, WeightsUnavailableError if a tag's file cannot be had.
+    The weights of a tag are downloaded and converted once, and stored in `weights_folder()`.
+
+    Args:
+        weights: A tag of the manifest ("imagenet1k_v1" or "resnet18.imagenet1k_v1"), or a .pth, .pt or .safetensors
+            file.
+        arch: The network.
+
+    Raises:
+        WeightsError: for a name that is neither a tag nor a file, or for a file of jaxage with another network.
+        ConversionError: for a state dict of another network.
+        WeightsUnavailableError: if the file of a tag cannot be downloaded.
+    """
+    path = Path(weights)
+    return _from_file(path, arch) if path.is_file() else _from_tag(_find_entry(weights, arch), arch)
+
+
+def find_input(weights: str | Path, arch: Arch) -> InputContract:
+    """What weights expect of an image. Nothing is downloaded.
+
+    Args:
+        weights: As for `find_weights`, or "random".
+        arch: The network.
+
+    Returns:
+        The manifest's contract for a tag; for a safetensors file the one in its metadata, as JSON under "input"; the
+        default for a file without one and for random weights.
+
+    Raises:
+        WeightsError: for a name that is neither a tag nor a file.
+        UserError: for metadata that are not an input contract.
     """
     path = Path(weights)
     if path.is_file():
-        return _from_file(path, arch)
-    manifest = read_manifest()
-    tag = str(weights) if str(weights).startswith(f"{arch}.") else f"{arch}.{weights}"
-    if tag not in manifest:
-        tags = ", ".join(name for name in manifest if name.startswith(f"{arch}."))
-        raise WeightsError(
-            f"--weights {weights!r} is no file and no weights of {arch}: choose {tags}, random, or a file"
-        )
-    return _from_tag(tag, arch)
+        return _read_input(path)
+    return InputContract() if weights == RANDOM else _find_entry(weights, arch).input
+
+
+def save_weights(path: Path, weights: PretrainedWeights, arch: Arch) -> None:
+    """Write weights as a safetensors file of jaxage, with what `find_weights` and `find_input` need to read them."""
+    metadata = {"arch": arch, "source_sha256": weights.sha256, "input": json.dumps(weights.input._asdict())}
+    write_variables(path, weights.variables, metadata)
 
 
 def convert_file(path: Path, arch: Arch) -> Conversion:
-    """Read and convert a torch state dict, .safetensors or torch's own format. Raises ConversionError."""
+    """Convert a torch state dict in a .safetensors file or one of torch's own. Raises ConversionError, UserError."""
     state = read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
     return to_flax(state, arch)
 
 
 def load_pretrained(model: Model, weights: str | Path, key: Array | None = None) -> Variables:
-    """The model's variables with the trunk of `weights` and a new head drawn from `key`; "random" draws all.
+    """Variables of a model that start from pretrained weights.
 
-    Raises as `find_weights` and `merge` do.
+    Args:
+        model: Of `create_model`.
+        weights: As for `find_weights`, or "random" to draw everything from `key`.
+        key: For the new head; `jax.random.key(0)` without it.
+
+    Returns:
+        The trunk of `weights` and a new head.
+
+    Raises:
+        UserError, WeightsUnavailableError: as `find_weights` and `merge` do.
     """
     fresh = model.init(jax.random.key(0) if key is None else key)
-    return (
-        fresh if weights == RANDOM else merge(fresh, find_weights(weights, model.spec.arch).variables, model.spec.head)
-    )
+    if weights == RANDOM:
+        return fresh
+    return merge(fresh, find_weights(weights, model.spec.arch).variables, model.spec.head)
 
 
 def merge(fresh: Variables, pretrained: Variables, head: str) -> Variables:
-    """`pretrained` with the head of `fresh`.
+    """Variables with the trunk of `pretrained` and the head of `fresh`.
 
-    Raises WeightsError listing every other leaf that is missing, left over or of another shape.
+    Args:
+        fresh: From `Model.init`.
+        pretrained: Of the same network, with any head or none.
+        head: The name of the head's module.
+
+    Raises:
+        WeightsError: with every leaf of the trunk that is missing, unknown or of another shape.
     """
     new, old = flatten(fresh), flatten(pretrained)
     trunk = {name for name in new if not is_within(name.split(".", 1)[1], head)}
@@ -95,44 +144,53 @@ def merge(fresh: Variables, pretrained: Variables, head: str) -> Variables:
     return unflatten({name: jnp.asarray(old[name]) if name in trunk else leaf for name, leaf in new.items()})
 
 
+def _find_entry(weights: str | Path, arch: Arch) -> Entry:
+    manifest = read_manifest()
+    tag = str(weights) if str(weights).startswith(f"{arch}.") else f"{arch}.{weights}"
+    if tag not in manifest:
+        tags = [name for name in manifest if name.startswith(f"{arch}.")]
+        choices = ", ".join([*tags, RANDOM])
+        raise WeightsError(f"{str(weights)!r} is neither a file nor weights of {arch}: choose {choices}, or a file")
+    return manifest[tag]
+
+
 def _from_file(path: Path, arch: Arch) -> PretrainedWeights:
     metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
     if metadata.get("format") != FORMAT:
-        sha256 = sha256_of(path)
-        return PretrainedWeights(convert_file(path, arch).variables, _name(path, arch, sha256), sha256)
-    if metadata["arch"] != arch:
-        raise WeightsError(f"{path} holds a {metadata['arch']}, not a {arch}: give the matching --arch")
-    sha256 = metadata.get("source_sha256") or sha256_of(path)
-    return PretrainedWeights(read_variables(path), _name(path, arch, sha256), sha256)
+        sha256, variables = sha256_of(path), convert_file(path, arch).variables
+    elif metadata.get("arch") != arch:
+        raise WeightsError(f"{path} holds a {metadata.get('arch')}, not a {arch}: choose the network that it holds")
+    else:
+        sha256, variables = metadata.get("source_sha256") or sha256_of(path), read_variables(path)
+    return PretrainedWeights(variables, _name(path, arch, sha256), sha256, _read_input(path))
+
+
+def _read_input(path: Path) -> InputContract:
+    text = read_metadata(path).get("input") if path.suffix == ".safetensors" else None
+    if text is None:
+        return InputContract()
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: its metadata have an input that is not JSON ({error}); convert it again") from error
+    return parse_input(fields, f"{path}: input")
 
 
 def _name(path: Path, arch: Arch, sha256: str) -> str:
-    """`resnet18_mine.pth` is `resnet18.mine`, but only published files may bear a tag of the manifest."""
+    """`resnet18_mine.pth` becomes `resnet18.mine`; only published files may have a tag of the manifest."""
     name = f"{arch}.{path.stem.removeprefix(arch + '_')}" if path.stem.startswith(f"{arch}_") else path.stem
     entry = read_manifest().get(name)
     return name if entry is None or sha256 in entry.hashes() else path.name
 
 
-def _from_tag(tag: str, arch: Arch) -> PretrainedWeights:
-    """Converted before, if from a file that the manifest lists; else fetched, verified and converted."""
-    entry = read_manifest()[tag]
-    converted = weights_folder() / f"{tag}.safetensors"
+def _from_tag(entry: Entry, arch: Arch) -> PretrainedWeights:
+    """Read what was converted before, if it came from a published file; else download and convert."""
+    converted = weights_folder() / f"{entry.tag}.safetensors"
     if converted.exists():
         published = read_metadata(converted).get("source_sha256", "")
         if published in entry.hashes():
-            return PretrainedWeights(read_variables(converted), tag, published)
-    source = fetch(entry, weights_folder())
-    found = PretrainedWeights(convert_file(source, arch).variables, tag, sha256_of(source))
-    write_variables(converted, found.variables, {"arch": arch, "source_sha256": found.sha256})
+            return PretrainedWeights(read_variables(converted), entry.tag, published, entry.input)
+    path = fetch(entry, weights_folder())
+    found = PretrainedWeights(convert_file(path, arch).variables, entry.tag, sha256_of(path), entry.input)
+    save_weights(converted, found, arch)
     return found
-
-
-def find_input(weights: str | Path, arch: Arch) -> InputContract:
-    """stub"""
-    tag = str(weights) if str(weights).startswith(f"{arch}.") else f"{arch}.{weights}"
-    if weights != RANDOM and not Path(weights).is_file() and tag not in read_manifest():
-        tags = ", ".join(name for name in read_manifest() if name.startswith(f"{arch}."))
-        raise WeightsError(
-            f"--weights {weights!r} is no file and no weights of {arch}: choose {tags}, random, or a file"
-        )
-    return InputContract()

@@ -1,4 +1,4 @@
-"""torch's own files (.pth, .pt), read without torch and without executing anything."""
+"""Read torch's own files (.pth, .pt) without torch and without executing anything."""
 
 import io
 import math
@@ -9,8 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
-from jaxage.pretrained.torch_pickle import BFLOAT16, Storage, Tensor, TorchFileError, UnsafeFileError, expect, run
+from jaxage.pretrained.safetensors_io import Tensors
+from jaxage.pretrained.torch_pickle import (
+    BFLOAT16,
+    Storage,
+    Tensor,
+    TorchFileError,
+    UnsafeFileError,
+    expect,
+    read_pickle,
+)
 
 _MAX_GROWTH = 8
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -20,19 +30,24 @@ _BROKEN: tuple[type[Exception], ...] = (
 )
 
 
-def read_torch_file(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict that `torch.save` wrote, in its zip format or the one before torch 1.6.
+def read_torch_file(path: Path) -> Tensors:
+    """Read the state dict that `torch.save` wrote, in its zip format or the legacy format before torch 1.6.
 
-    The dict may also lie under the key "state_dict" of another. Arrays own their memory and keep their dtype, but for
-    bfloat16, which NumPy lacks and which becomes float32, exactly.
+    Args:
+        path: The file. The state dict may be under the key "state_dict" of another dict.
 
-    Raises UnsafeFileError for a file that names anything but tensors and dictionaries (a whole pickled model is one),
-    TorchFileError for what is no such file, is cut short, or contradicts itself; both name the file.
+    Returns:
+        Arrays that own their memory, with the dtype they were saved with. NumPy has no bfloat16: it becomes float32,
+        which is exact.
+
+    Raises:
+        UnsafeFileError: if the file names anything but tensors and dictionaries, such as a whole pickled model.
+        TorchFileError: if the file is not one of `torch.save`, is cut short, or contradicts itself.
     """
     try:
         data = path.read_bytes()
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # of pickletools, for text that torch never writes
+            warnings.simplefilter("error")  # pickletools warns of text that torch never writes
             content, storages = (_read_zip if data.startswith(b"PK") else _read_legacy)(io.BytesIO(data))
         return _arrays(content, storages, _MAX_GROWTH * len(data))
     except TorchFileError as error:
@@ -60,7 +75,7 @@ def _read_zip(file: io.BytesIO) -> tuple[Any, dict[str, bytes]]:
             raise TorchFileError("entries that overlap")
         if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
             raise TorchFileError("big-endian tensors; load and save it with torch on a little-endian machine")
-        content = run(io.BytesIO(archive.read(f"{root}data.pkl")))
+        content = read_pickle(io.BytesIO(archive.read(f"{root}data.pkl")))
         prefix = f"{root}data/"
         storages = {
             name.removeprefix(prefix): archive.read(info) for name, info in entries.items() if name.startswith(prefix)
@@ -69,14 +84,14 @@ def _read_zip(file: io.BytesIO) -> tuple[Any, dict[str, bytes]]:
 
 
 def _read_legacy(file: io.BytesIO) -> tuple[Any, dict[str, bytes]]:
-    if run(file) != _LEGACY_MAGIC or run(file) != _LEGACY_PROTOCOL:
+    if read_pickle(file) != _LEGACY_MAGIC or read_pickle(file) != _LEGACY_PROTOCOL:
         raise TorchFileError("not a file of torch.save")
-    if expect(run(file), dict).get("little_endian") is not True:
+    if expect(read_pickle(file), dict).get("little_endian") is not True:
         raise TorchFileError("big-endian tensors; load and save it with torch on a little-endian machine")
     found: dict[str, Storage] = {}
-    content = run(file, found)
+    content = read_pickle(file, found)
     storages = {}
-    for key in expect(run(file), list):
+    for key in expect(read_pickle(file), list):
         numel = int.from_bytes(file.read(8), "little", signed=True)
         if numel != found[key].numel:
             raise TorchFileError(f"storage {key} has {numel} numbers, not {found[key].numel}")
@@ -88,7 +103,7 @@ def _item_size(dtype: str) -> int:
     return 2 if dtype == BFLOAT16 else np.dtype(dtype).itemsize
 
 
-def _arrays(content: Any, storages: dict[str, bytes], budget: int) -> dict[str, np.ndarray]:
+def _arrays(content: Any, storages: dict[str, bytes], budget: int) -> Tensors:
     if type(content) is dict and type(content.get("state_dict")) is dict:
         content = content["state_dict"]
     if type(content) is not dict or not content:
@@ -103,7 +118,7 @@ def _arrays(content: Any, storages: dict[str, bytes], budget: int) -> dict[str, 
     return {key: _array(tensor, storages[tensor.storage.key]) for key, tensor in content.items()}
 
 
-def _array(tensor: Tensor, data: bytes) -> np.ndarray:
+def _array(tensor: Tensor, data: bytes) -> Shaped[np.ndarray, "..."]:
     dtype, numel = tensor.storage.dtype, tensor.storage.numel
     if len(data) != numel * _item_size(dtype):
         raise TorchFileError(f"storage {tensor.storage.key} has {len(data)} bytes; it is cut short or of another type")

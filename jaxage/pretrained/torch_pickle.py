@@ -1,7 +1,7 @@
-"""The pickles in torch's files, read by a machine that calls nothing.
+"""Read the pickles in torch's files with a machine that calls nothing.
 
-A pickle is a program for a stack machine. Here is one that knows the few instructions and names that a state dict
-needs; what a pickle names is only looked at.
+A pickle is a program for a stack machine. This machine knows only the instructions and names that a state dict needs,
+and it never imports or calls what a pickle names.
 """
 
 import io
@@ -38,11 +38,11 @@ _MARK = object()
 
 
 class TorchFileError(UserError):
-    """A file that is no state dict of torch's, or a broken one."""
+    """A file that is not a state dict of torch, or a broken one."""
 
 
 class UnsafeFileError(TorchFileError):
-    """A file that asks for more than tensors and dictionaries; the message names the first such thing."""
+    """A file that asks for more than tensors and dictionaries; the message names the first such request."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Name:
 
 @dataclass(frozen=True)
 class Storage:
-    """Numbers that the file keeps beside the pickle, under `key`; `dtype` is NumPy's, or `BFLOAT16`."""
+    """`numel` numbers that the file has beside the pickle, under `key`; `dtype` is NumPy's or `BFLOAT16`."""
 
     key: str
     dtype: str
@@ -63,7 +63,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A view into a storage, in its numbers, not in bytes."""
+    """A view of a storage; `offset` and `stride` count numbers, not bytes."""
 
     storage: Storage
     offset: int
@@ -71,11 +71,19 @@ class Tensor:
     stride: tuple[int, ...]
 
 
-def run(file: io.BytesIO, storages: dict[str, Storage] | None = None) -> Any:
-    """The value of the pickle that begins here. `storages` collects those it mentions.
+def read_pickle(file: io.BytesIO, storages: dict[str, Storage] | None = None) -> Any:
+    """Read the pickle that begins at the position of the file.
 
-    Raises UnsafeFileError for an instruction or a name that no state dict needs, and TorchFileError, TypeError,
-    ValueError, LookupError or EOFError for a pickle that contradicts itself.
+    Args:
+        file: Left behind the pickle's end.
+        storages: Gets the storages that the pickle mentions, by key.
+
+    Returns:
+        Dicts, lists, tuples, strings, numbers, and `Tensor` for each tensor.
+
+    Raises:
+        UnsafeFileError: for an instruction or a name that no state dict needs.
+        TorchFileError, TypeError, ValueError, LookupError, EOFError: for a pickle that contradicts itself.
     """
     stack: list[Any] = []
     memo: dict[int, Any] = {}
@@ -152,7 +160,7 @@ def _pop_to_mark(stack: list[Any]) -> list[Any]:
 
 
 def expect(value: Any, kind: type) -> Any:
-    """The value, if its type is exactly `kind`; else TypeError."""
+    """Return the value if its type is exactly `kind`. Raises TypeError otherwise."""
     if type(value) is not kind:
         raise TypeError(f"the pickle has a {type(value).__name__} where a {kind.__name__} belongs")
     return value
@@ -174,7 +182,7 @@ def _set(target: Any, items: list[Any]) -> None:
 
 
 def _storage(identity: Any) -> Storage:
-    """Of a persistent id: ("storage", type, key, device, number of elements, and in legacy files None for no view)."""
+    """A storage from its id ("storage", type, key, device, number of elements); legacy files add None for no view."""
     kind, name, key, _, numel, *view = expect(identity, tuple)
     if kind != "storage" or view not in ([], [None]):
         raise TypeError("the pickle refers to something that is not a storage")

@@ -10,6 +10,7 @@ from jaxage.config import TrainConfig
 from jaxage.data.dataset import Dataset
 from jaxage.data.load import image_size
 from jaxage.data.records import DataError
+from jaxage.losses import make_objective
 from jaxage.models.registry import Model, create_model, find_network
 from jaxage.pretrained.download import WeightsUnavailableError
 from jaxage.pretrained.load import RANDOM, find_input, find_weights, merge
@@ -59,6 +60,7 @@ def check_settings(config: TrainConfig) -> Setup:
     parse_unfreeze(config.unfreeze, groups, total_steps=1)
     plan = make_freeze_plan(model, variables, groups, config.frozen_bn)
     loss = choose_loss(config, plan)
+    make_objective(loss, mean=0.0, std=1.0)
     _check_cache(config, plan, model)
     _check_ridge(config, plan, loss, model.spec.head)
     _check_batch_norm(config, plan, model, variables)

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from jaxage.cli import main
 from jaxage.commands.convert import stage_check
 from jaxage.pretrained.convert import to_flax
 from jaxage.pretrained.load import find_weights
+from jaxage.pretrained.safetensors_io import read_metadata
 from jaxage.utils.trees import flatten
 from tests.pretrained.state import torch_state
 
@@ -26,6 +28,7 @@ def test_a_file_is_converted_and_every_stage_shown(tmp_path: Path, capsys: pytes
     (conv1,) = (row for row in rows if row[:1] == ["conv1"])
     assert conv1[1:3] == ["1", "9,408"]
     assert float(conv1[3]) == pytest.approx(np.linalg.norm(state["conv1.weight"]), rel=1e-4)
+    assert json.loads(read_metadata(written)["input"])["interpolation"] == "bilinear"
     kept = flatten(find_weights(written, "resnet18").variables)
     for name, value in flatten(to_flax(state, "resnet18").variables).items():
         assert kept[name].tobytes() == value.tobytes()

@@ -10,7 +10,7 @@ from jaxage.types import Arch
 from jaxage.utils.trees import flatten
 from tests.pretrained.state import torch_state
 
-ARCHS = tuple(MODELS)
+ARCHS = ("resnet18", "resnet50", "mobilenet_v2")
 
 
 @pytest.fixture(scope="module", params=ARCHS)
@@ -76,7 +76,7 @@ def test_half_precision_becomes_float32(arch: Arch, state: dict[str, np.ndarray]
 
 
 def test_a_source_without_head_has_none(arch: Arch, state: dict[str, np.ndarray]) -> None:
-    head = {"resnet18": "fc", "mobilenet_v2": "classifier"}[arch]
+    head = MODELS[arch].head
     trunk = {key: value for key, value in state.items() if not key.startswith(head)}
     assert head not in to_flax(trunk, arch).variables["params"]
     half_a_head = trunk | {key: value for key, value in state.items() if key.startswith(head) and key.endswith("bias")}
@@ -85,7 +85,7 @@ def test_a_source_without_head_has_none(arch: Arch, state: dict[str, np.ndarray]
 
 
 def test_the_head_may_be_of_any_width(arch: Arch) -> None:
-    head = {"resnet18": "fc", "mobilenet_v2": "classifier"}[arch]
+    head = MODELS[arch].head
     leaves = flatten(to_flax(torch_state(arch, outputs=17), arch).variables)
     assert {leaf.shape[-1] for name, leaf in leaves.items() if name.startswith(f"params.{head}")} == {17}
 

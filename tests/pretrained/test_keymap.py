@@ -17,8 +17,9 @@ def test_every_table_names_every_module_once(arch: Arch) -> None:
         assert len(set(table.values())) == len(table)
 
 
-def test_resnets_have_one_layout() -> None:
-    found = tables("resnet18", modules("resnet18"))
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
+def test_resnets_have_one_layout(arch: Arch) -> None:
+    found = tables(arch, modules(arch))
     assert list(found) == ["torchvision"]
     assert all(ours == theirs for ours, theirs in found["torchvision"].items())
 

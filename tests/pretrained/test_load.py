@@ -9,10 +9,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from jaxage.models.registry import create_model
-from jaxage.pretrained import load, sources
+from jaxage.pretrained import load, manifest
 from jaxage.pretrained.convert import ConversionError, to_flax
 from jaxage.pretrained.download import WeightsUnavailableError
-from jaxage.pretrained.load import WeightsError, find_weights, load_pretrained, merge
+from jaxage.pretrained.load import WeightsError, find_input, find_weights, load_pretrained, merge
+from jaxage.types import InputContract, UserError
 from jaxage.utils.trees import flatten
 from tests.pretrained.state import torch_state
 from tests.pretrained.test_torch_file import tensor, zipped
@@ -70,8 +71,9 @@ def test_weights_of_another_network(file: Path, tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_neither_tag_nor_file() -> None:
-    with pytest.raises(WeightsError, match=r"'imagnet' is no file.*resnet18\.imagenet1k_v1.*random"):
-        find_weights("imagnet", "resnet18")
+    for find in (find_weights, find_input):
+        with pytest.raises(WeightsError, match=r"'imagnet' is neither a file.*resnet18\.imagenet1k_v1.*random"):
+            find("imagnet", "resnet18")
 
 
 def test_what_does_not_fit_is_listed_whole() -> None:
@@ -88,8 +90,12 @@ def test_what_does_not_fit_is_listed_whole() -> None:
         assert words in str(error.value)
 
 
+INPUT = {"mean": [0.5, 0.5, 0.5], "std": [1, 1, 1], "interpolation": "bicubic", "crop": 0.875}
+CONTRACT = InputContract((0.5, 0.5, 0.5), (1, 1, 1), "bicubic", 0.875)
+
+
 @pytest.fixture
-def manifest(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A weights folder whose manifest has one tag, to be fetched from nowhere."""
     folder = tmp_path / "weights"
     folder.mkdir()
@@ -98,44 +104,61 @@ def manifest(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "url": "http://127.0.0.1:9/r",
     }
-    entry: dict[str, Any] = {"licence": "MIT", "origin": "a test", "input": {}, "sources": [source]}
+    entry: dict[str, Any] = {"license": "MIT", "origin": "a test", "input": INPUT, "files": [source]}
     (folder / "manifest.json").write_text(json.dumps({"resnet18.test": entry}))
-    monkeypatch.setattr(sources, "_CHECKOUT", folder)
+    monkeypatch.setattr(manifest, "_CHECKOUT", folder)
     return folder
 
 
 @pytest.mark.parametrize("tag", ["test", "resnet18.test"])
-def test_a_tag_is_converted_once_and_kept(tag: str, manifest: Path, file: Path) -> None:
+def test_a_tag_is_converted_once_and_kept(tag: str, folder: Path, file: Path) -> None:
     with pytest.raises(WeightsUnavailableError, match="no connection"):
         find_weights(tag, "resnet18")
-    (manifest / "r.safetensors").write_bytes(file.read_bytes())
+    (folder / "r.safetensors").write_bytes(file.read_bytes())
+    assert find_input(tag, "resnet18") == CONTRACT
     first = find_weights(tag, "resnet18")
     assert first.tag == "resnet18.test"
     assert first.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
-    (manifest / "r.safetensors").unlink()
+    (folder / "r.safetensors").unlink()
     again = find_weights(tag, "resnet18")
-    assert (again.tag, again.sha256) == (first.tag, first.sha256)
+    assert (again.tag, again.sha256, again.input) == (first.tag, first.sha256, CONTRACT)
+    moved = (folder / "resnet18.test.safetensors").rename(file.with_name("copy.safetensors"))
+    assert find_input(moved, "resnet18") == find_weights(moved, "resnet18").input == CONTRACT
     kept, wanted = flatten(again.variables), flatten(first.variables)
     for name, value in wanted.items():
         np.testing.assert_array_equal(kept[name], value)
 
 
-def test_only_the_published_file_bears_a_tag(manifest: Path, file: Path) -> None:
+def test_only_the_published_file_bears_a_tag(folder: Path, file: Path) -> None:
     mine = file.with_name("resnet18_test.safetensors")
     save_file(STATE | {"conv1.weight": STATE["conv1.weight"] + 1}, mine)
     assert find_weights(mine, "resnet18").tag == "resnet18_test.safetensors"
     assert find_weights(file.rename(mine), "resnet18").tag == "resnet18.test"
 
 
-def test_somebody_elses_file_in_the_weights_folder_is_not_the_tag(manifest: Path, file: Path) -> None:
+def test_somebody_elses_file_in_the_weights_folder_is_not_the_tag(folder: Path, file: Path) -> None:
     other = to_flax(STATE | {"conv1.weight": STATE["conv1.weight"] + 1}, "resnet18").variables
     for metadata in ({"arch": "resnet18", "source_sha256": "0"}, {"arch": "resnet18"}):
-        load.write_variables(manifest / "resnet18.test.safetensors", other, metadata)
+        load.write_variables(folder / "resnet18.test.safetensors", other, metadata)
         with pytest.raises(WeightsUnavailableError):
             find_weights("test", "resnet18")
-    save_file(STATE, manifest / "resnet18.test.safetensors")
+    save_file(STATE, folder / "resnet18.test.safetensors")
     with pytest.raises(WeightsUnavailableError):
         find_weights("test", "resnet18")
-    (manifest / "r.safetensors").write_bytes(file.read_bytes())
+    (folder / "r.safetensors").write_bytes(file.read_bytes())
     found = flatten(find_weights("test", "resnet18").variables)
     np.testing.assert_array_equal(found["params.fc.bias"], STATE["fc.bias"])
+
+
+def test_what_has_no_contract_of_its_own_gets_the_default(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.pth").write_bytes(b"not read")
+    for weights in (file, tmp_path / "mine.pth", "random"):
+        assert find_input(weights, "resnet18") == InputContract()
+    assert find_weights(file, "resnet18").input == InputContract()
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("{}", "input lacks crop"), ("3", "an object")])
+def test_metadata_that_are_no_contract_are_refused_with_the_file(text: str, message: str, tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "mine.safetensors", {"input": text})
+    with pytest.raises(UserError, match=rf"mine\.safetensors.*{message}"):
+        find_input(tmp_path / "mine.safetensors", "resnet18")

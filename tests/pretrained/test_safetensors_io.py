@@ -1,4 +1,5 @@
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -31,18 +32,17 @@ def test_any_view_comes_back_bit_by_bit(
     assert read_metadata(path) == METADATA | {"format": "jaxage"}
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.safetensors"
     write_variables(path, VARIABLES, METADATA)
 
-    def full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[:10])
+    def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_variables(path, {"params": {}, "batch_stats": {}}, METADATA)
+    assert [each.name for each in tmp_path.iterdir()] == ["model.safetensors"]
     kept = flatten(read_variables(path))
     np.testing.assert_array_equal(kept["params.fc.kernel"], VARIABLES["params"]["fc"]["kernel"])
 
