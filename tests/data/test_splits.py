@@ -87,7 +87,7 @@ def test_a_nameless_photo_stays_where_it_is_when_it_is_named_by_its_path() -> No
 def test_refusals() -> None:
     with pytest.raises(DataError, match="needs a column identity"):
         assign_splits(faces(BASE), "identity", 0)
-    with pytest.raises(DataError, match=r"none of the 2 images is in .*--seed"):
+    with pytest.raises(DataError, match=r"none of the 2 images is in .*another seed"):
         assign_splits(faces(["a.jpg", "b.jpg"]), "random", 0)
     with pytest.raises(ValueError, match="splits already"):
         assign_splits(assign_splits(faces(BASE), "random", 0), "random", 0)

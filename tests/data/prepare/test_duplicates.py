@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -37,6 +37,7 @@ def test_the_same_photo_anew_is_near_and_another_is_not() -> None:
     assert distance(fingerprint(images[0][:, ::-1]), fingerprint(images[0])) > NEAR
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(2, 60))
 def test_pairs_are_those_of_a_plain_loop(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)
