@@ -33,9 +33,7 @@ def end_to_end(case: Case, data: Dataset, epochs: int, *, with_torch: bool) -> J
     with tempfile.TemporaryDirectory(prefix="jaxage-benchmark-") as name:
         folder = Path(name)
         table = _write_files(folder, data)
-        settings = {
-            **case._asdict(), "weights": "random", "data": table, "image_size": size, "epochs": epochs,
-        }  # fmt: skip
+        settings = case._asdict() | {"weights": "random", "data": table, "image_size": size, "epochs": epochs}
         options = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
         jaxage = [sys.executable, "-m", "jaxage.cli", "train", *options]
         runs = {key: [*jaxage, f"--out={folder / key}"] for key in ("first", "second")}

@@ -84,7 +84,8 @@ def study(config: StudyConfig, log: Log = print) -> StudySummary:
     """Train the missing runs of a study, and write study.html, .md, .csv and .json into `config.out`.
 
     All settings are checked before the first run. A run that diverges is left out and named on the page; the others go
-    on. Several studies may run in one folder at the same time, for example one for each protocol.
+    on. Several studies may run in one folder at the same time, for example one for each protocol. The page then shows
+    only what the last of them was asked for; the command with everything writes the whole page from the finished runs.
 
     Returns:
         What study.json holds.
