@@ -19,7 +19,8 @@ from jaxage.types import Json, Log, UserError
 from jaxage.utils.files import lock_folder, write_json
 
 CONFIG, RESOLVED, REPORT, HISTORY = "config.json", "resolved.json", "report.json", "metrics.jsonl"
-_INPUTS = "inputs.json"
+_INPUTS, _ENVIRONMENT = "inputs.json", "environment.json"
+_BEFORE_CONFIG = (_INPUTS, _ENVIRONMENT)
 _NOT_COMPARED = ("out", "resume", "memory_budget")
 _RESOLVED = ("weights", "loss", "dtype", "cache_features")
 
@@ -156,7 +157,7 @@ def create_run(run: Run, inputs: Json) -> None:
         require_inputs(run.folder, inputs)
         return
     write_json(run.folder / _INPUTS, inputs)
-    write_json(run.folder / "environment.json", environment())
+    write_json(run.folder / _ENVIRONMENT, environment())
     write_json(run.folder / CONFIG, to_json(run.asked))
 
 
@@ -228,7 +229,8 @@ def _read_json(path: Path) -> Json:
 
 
 def _is_unused(folder: Path) -> bool:
-    return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
+    """Whether the folder is empty, but for what a run that was killed before its first step may have left."""
+    return folder.is_dir() and all(path.name[0] == "." or path.name in _BEFORE_CONFIG for path in folder.iterdir())
 
 
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:

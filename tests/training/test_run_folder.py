@@ -112,6 +112,13 @@ def test_resume_without_out_finds_the_newest(tmp_path: Path) -> None:
     assert folder == tmp_path / "resnet18-fc-20210101-000000"
 
 
+def test_a_run_killed_before_its_settings_were_written_is_begun_again(tmp_path: Path) -> None:
+    begin(TrainConfig(out=tmp_path / "run"))
+    (tmp_path / "run" / "config.json").unlink()
+    begin(TrainConfig(out=tmp_path / "run"))
+    assert (tmp_path / "run" / "config.json").exists()
+
+
 def test_resume_of_nothing_starts(tmp_path: Path) -> None:
     begin(TrainConfig(out=tmp_path / "run", resume=True))
     assert (tmp_path / "run" / "config.json").exists()
