@@ -11,10 +11,11 @@ from jaxage.types import Params, Variables
 
 
 class TrainState(NamedTuple):
-    """step: int32, steps done. params, batch_stats: what learns and what does not. opt_state: optax's.
+    """The state of training.
 
+    step: steps done. params, batch_stats: of the whole network, frozen layers included. opt_state: optax's.
     average: the exponential moving average of `params` and `batch_stats`. loss_sum, loss_weight: of this epoch so far.
-    bad_step: the first step whose loss was not finite, -1 while there is none.
+    bad_step: the first step whose loss was NaN or inf, -1 if there is none.
     """
 
     step: Int[Array, ""]
