@@ -20,6 +20,17 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @pytest.fixture(scope="module")
+def tiny() -> Iterator[None]:
+    """The network "tiny" is among `MODELS` for a file of tests."""
+    from jaxage.models.registry import MODELS
+    from tests.tiny import TINY
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "tiny", TINY)
+        yield
+
+
+@pytest.fixture(scope="module")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """JAXAGE_CACHE is an empty folder for a file of tests."""
     with pytest.MonkeyPatch.context() as patch:

@@ -6,6 +6,8 @@ import pytest
 
 from jaxage import cli
 from jaxage.cli import main
+from jaxage.config import TrainConfig, to_json
+from jaxage.utils.files import write_json
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,7 +46,7 @@ def test_the_scripts_are_doors_to_the_commands(script: str, word: str) -> None:
         (["--data", "nowhere.csv"], ["nowhere.csv"]),
         (["--weights", "imagenet21k"], ["'imagenet21k'", "resnet18.imagenet1k_v1"]),
         (["--epochs", "0"], ["--epochs"]),
-        (["--arch", "resnet50"], ["resnet18"]),
+        (["--arch", "resnet5"], ["resnet18", "resnet50"]),
     ],
 )
 def test_a_mistake_gets_one_clear_answer(
@@ -66,7 +68,7 @@ def test_a_mistake_gets_one_clear_answer(
 
 
 def test_only_known_errors_are_turned_into_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def broken(_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ValueError("a bug")
 
     monkeypatch.setattr(cli, "run_training", broken)
@@ -82,7 +84,7 @@ def test_a_file_in_the_way_gets_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_ctrl_c_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted(_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "run_training", interrupted)
@@ -90,3 +92,21 @@ def test_ctrl_c_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys
         main(["train"])
     assert stop.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["--epochs", "10"], "--epochs 2, not --epochs 10"),
+        (["--epochs=10"], "--epochs 2, not --epochs 10"),
+        (["--flip"], "--no-flip, not --flip"),
+        (["--cache_features", "auto"], "--cache-features off, not --cache-features auto"),
+    ],
+)
+def test_what_is_typed_is_compared_on_resume_though_it_is_a_default(
+    typed: list[str], words: str, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "config.json", to_json(TrainConfig(epochs=2, flip=False, cache_features="off")))
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--out", str(tmp_path), "--resume", *typed])
+    assert words in str(stop.value.code)

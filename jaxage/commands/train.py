@@ -66,6 +66,7 @@ def train(config: TrainConfig, log: Log = print, given: Collection[str] | None =
         dataset = load_data(run.config, cache_folder(), log, setup.input)
         start = initialize(run.config, setup, dataset, log)
         create_run(run, {"command": "train", "data": dataset.sha256, "weights": start.weights})
+        write_failures(run.folder / "failures.csv", dataset.failures)
         built = build(run.config, setup, dataset, start, log)
         run = _resolve(run, start, built)
         best, progress = _fit(built, start, run)
@@ -132,7 +133,6 @@ def _test(program: Program, best: Variables, dataset: Dataset, run: Run) -> Json
     train_people = program.records.identity[program.records.rows_of("train")]
     test |= _by_acquaintance(part, prediction, train_people, run.config.seed)
     test["age_bands"] = age_bands(prediction, part.age)
-    write_failures(run.folder / "failures.csv", dataset.failures)
     write_predictions(run.folder / "predictions.csv", part, prediction)
     if run.config.data is None:
         _show_faces(run, dataset, rows, prediction)

@@ -35,9 +35,11 @@ def test_no_rate_is_suggested_if_the_loss_only_grows() -> None:
 
 
 @pytest.fixture(scope="module")
-def config(own_cache: None, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+def config(own_cache: None, tiny: None, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     data = write_faces(tmp_path_factory.mktemp("data"))
-    return TrainConfig(data=data, trainable="fc", weights="random", image_size=32, batch_size=12, loss="mse")
+    return TrainConfig(
+        arch="tiny", data=data, trainable="fc", weights="random", image_size=32, batch_size=12, loss="mse"
+    )
 
 
 def rows(folder: Path) -> list[list[str]]:
@@ -91,7 +93,7 @@ def test_other_steps_do_not_resume(config: TrainConfig, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         lr_find(config, 10, lambda _: None)
-    assert len(list(tmp_path.glob("runs/lr-find-resnet18-fc-*/lr-find.png"))) == 2
+    assert len(list(tmp_path.glob("runs/lr-find-tiny-fc-*/lr-find.png"))) == 2
     (tmp_path / "runs").rename(tmp_path / "before")
     next((tmp_path / "before").iterdir()).rename(tmp_path / "run")
     with pytest.raises(UserError, match="steps was 10, is 12"):

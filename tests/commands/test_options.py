@@ -9,12 +9,10 @@ import pytest
 
 from jaxage.commands.train import train
 from jaxage.config import TrainConfig
-from jaxage.models.registry import MODELS
 from jaxage.training.loop import predict_at
 from jaxage.training.setup import check_settings
 from jaxage.types import UserError
 from tests.faces import write_faces
-from tests.tiny import TINY
 
 VALUES: dict[str, tuple[Any, ...]] = {
     "trainable": ("fc", "all"),
@@ -23,14 +21,12 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "split": ("identity",),
     "loss": ("mse", "dldl"),
     "solver": ("ridge",),
-    "batch_size": (7,),
-    "ema": (0.0,),
     "views": (1, 4),
     "augment": (True,),
     "unfreeze": ("layer4@0.5,bn4@0.7",),
     "balance": (0.5,),
     "flip": (False,),
-    "cache_features": ("off", "device", "host", "disk"),
+    "cache_features": ("off", "device", "disk"),
     "memory_budget": (0.0,),
 }
 Options = dict[str, Any]
@@ -44,12 +40,7 @@ BASE: Options = {
     "batch_size": 12,
 }
 
-pytestmark = pytest.mark.usefixtures("own_cache")
-
-
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS, "tiny", TINY)
+pytestmark = pytest.mark.usefixtures("own_cache", "tiny")
 
 
 def config(options: Options, **more: Any) -> TrainConfig:
@@ -96,9 +87,9 @@ def test_every_pair_of_options_trains_or_is_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("jaxage.commands.train._test", predicted)
     for name in ("_write_results", "results_table"):
         monkeypatch.setattr(f"jaxage.commands.train.{name}", lambda *_: "")
-    data = write_faces(tmp_path / "data", n=120)
+    data = write_faces(tmp_path / "data", n=80)
     accepted = [pair for pair in pairs() if not refused(pair)]
-    assert 100 < len(accepted) < len(pairs()) - 20
+    assert 80 < len(accepted) < len(pairs()) - 20
     runs = packed(accepted)
     assert len(runs) < 30
     for number, options in enumerate(runs):

@@ -33,7 +33,6 @@ from tests.training.test_feature_cache import AGES, TRAIN, trunk, view_index
 GIB = 2**30
 
 CUTS = [
-    ("resnet18", "fc", "fc"),
     ("resnet18", "fc,layer4.1", "layer4.1"),
     ("mobilenet_v2", "classifier,features.18", "features.18"),
 ]

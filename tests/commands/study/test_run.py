@@ -1,4 +1,4 @@
-"""Whole studies, of real networks on drawn faces."""
+"""Whole studies, of a tiny network on drawn faces."""
 
 import importlib
 import json
@@ -18,13 +18,22 @@ import pytest
 
 from jaxage.commands.study.run import StudyConfig, plan_runs, study, train_config
 from jaxage.training.loop import Diverged
-from jaxage.training.run_folder import RunError, lock_run_dir, read_config
+from jaxage.training.run_folder import RunError, read_config
 from jaxage.types import UserError
+from jaxage.utils.files import lock_folder
 from tests.faces import write_faces
 
-MODELS = ("resnet18:fc",)
+MODELS = ("tiny:fc",)
+COMMAND = """
+import sys
+from jaxage import MODELS
+from jaxage.cli import main
+from tests.tiny import TINY
+MODELS["tiny"] = TINY
+main(sys.argv[1:])
+"""
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = pytest.mark.usefixtures("own_cache", "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +42,12 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small(faces: Path, out: Path, **changes: Any) -> StudyConfig:
-    config = StudyConfig(
-        data=faces, out=out, models=MODELS, seeds=1, weights=("resnet18=random",), image_size=32, epochs=1
-    )
+    config = StudyConfig(data=faces, out=out, models=MODELS, seeds=1, weights=("tiny=random",), image_size=32, epochs=1)
     return replace(config, **changes)
 
 
 @pytest.fixture(scope="module")
-def done(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def done(tiny: None, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     out, said = tmp_path_factory.mktemp("studies") / "study", []
     study(small(faces, out), said.append)
     return out, said
@@ -55,7 +62,7 @@ def test_a_study_leaves_its_page_and_its_runs(done: tuple[Path, list[str]]) -> N
         (protocol, name) for protocol in ("report", "best") for name in MODELS
     ]
     for protocol, rule, frozen_bn in (("report", "random", "train"), ("best", "identity", "eval")):
-        folder = out / "runs" / protocol / "resnet18-fc" / "seed-0"
+        folder = out / "runs" / protocol / "tiny-fc" / "seed-0"
         config = read_config(folder)
         assert (config.split, config.frozen_bn, config.split_seed) == (rule, frozen_bn, 0)
         report = json.loads((folder / "report.json").read_text())
@@ -93,7 +100,7 @@ def test_another_study_does_not_go_on_in_a_folder(done: tuple[Path, list[str]], 
 
 
 def test_weights_of_a_further_network_can_be_added(done: tuple[Path, list[str]], faces: Path, tmp_path: Path) -> None:
-    out, weights = tmp_path / "study", ("resnet18=random", "mobilenet_v2=random")
+    out, weights = tmp_path / "study", ("tiny=random", "mobilenet_v2=random")
     shutil.copytree(done[0], out)
     study(small(faces, out, weights=weights), lambda _: None)
     with pytest.raises(RunError, match=r"holds a study with --weights"):
@@ -116,7 +123,7 @@ def test_a_run_that_diverges_is_left_out(
     summary = study(small(faces, tmp_path / "study"), lambda _: None)
     assert [model["protocol"] for model in summary["models"]] == ["best"]
     reason = "the loss was no finite number at step 3"
-    assert summary["failed"] == [{"run": "report, resnet18:fc, seed 0", "reason": reason}]
+    assert summary["failed"] == [{"run": "report, tiny:fc, seed 0", "reason": reason}]
     assert reason in (tmp_path / "study" / "study.html").read_text()
 
 
@@ -124,7 +131,7 @@ def test_a_run_that_diverges_is_left_out(
     ("changes", "message"),
     [
         ({"seeds": 0}, r"--seeds must be 1 or more, got 0"),
-        ({"models": ("resnet18:fc", "resnet18:fc")}, r"each only once; twice: resnet18:fc"),
+        ({"models": ("tiny:fc", "tiny:fc")}, r"each only once; twice: tiny:fc"),
         ({"models": ("resnet18",)}, r"'resnet18' is not a model"),
         ({"weights": ("vgg16=random",)}, r"write NETWORK=WEIGHTS; networks are .*resnet18"),
         ({"weights": ("random",)}, r"write NETWORK=WEIGHTS"),
@@ -140,8 +147,8 @@ def test_what_cannot_be_meant_is_refused_at_once(
 
 def test_a_mistake_leaves_no_trace_and_is_found_before_the_first_run(faces: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
-    mistakes = {"models": ("resnet18:fc", "resnet18:fc,layr4"), "data": tmp_path / "facs.csv", "batch_size": 0}
-    mistakes |= {"weights": ("resnet18=nowhere.pth",)}
+    mistakes = {"models": ("tiny:fc", "tiny:fc,layr4"), "data": tmp_path / "facs.csv", "batch_size": 0}
+    mistakes |= {"weights": ("tiny=nowhere.pth",)}
     for name, value in mistakes.items():
         with pytest.raises(UserError):
             study(small(faces, out, **{name: value}), lambda _: None)
@@ -152,8 +159,8 @@ def test_a_wrong_layer_is_named_with_its_model_before_faces_are_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jaxage.commands.study.run.load_data", lambda *_: pytest.fail("drawn"))
-    with pytest.raises(UserError, match=r"^resnet18:fc,layr4: .*layr4"):
-        study(StudyConfig(out=tmp_path / "study", models=("resnet18:fc,layr4",)), lambda _: None)
+    with pytest.raises(UserError, match=r"^tiny:fc,layr4: .*layr4"):
+        study(StudyConfig(out=tmp_path / "study", models=("tiny:fc,layr4",)), lambda _: None)
 
 
 def test_runs_of_data_that_changed_since_are_not_mixed(
@@ -175,13 +182,11 @@ def test_a_run_in_use_is_named_and_what_is_finished_is_kept(
 ) -> None:
     out = tmp_path / "study"
     shutil.copytree(done[0], out)
-    folder = out / "runs" / "best" / "resnet18-fc" / "seed-0"
+    folder = out / "runs" / "best" / "tiny-fc" / "seed-0"
     (folder / "report.json").unlink()
     before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
-    message = (
-        r"^run 2 of 2 \(best, resnet18:fc, seed 0\): .*seed-0 is in use by another process.* Finished runs are kept"
-    )
-    with lock_run_dir(folder), pytest.raises(RunError, match=message):
+    message = r"^run 2 of 2 \(best, tiny:fc, seed 0\): .*seed-0 is in use by another process.* Finished runs are kept"
+    with lock_folder(folder, RunError()), pytest.raises(RunError, match=message):
         study(small(faces, out), lambda _: None)
     assert {path: path.read_bytes() for path in before} == before
 
@@ -215,7 +220,7 @@ def test_nothing_to_compare_is_said(faces: Path, tmp_path: Path, monkeypatch: py
         raise Diverged("the loss was no finite number at step 3; there is no checkpoint yet")
 
     monkeypatch.setattr(importlib.import_module("jaxage.commands.study.run"), "train", failing)
-    with pytest.raises(UserError, match=r"all runs failed \(best, resnet18:fc, seed 0: the loss was no finite"):
+    with pytest.raises(UserError, match=r"all runs failed \(best, tiny:fc, seed 0: the loss was no finite"):
         study(small(faces, tmp_path / "study", protocol="best"), lambda _: None)
 
 
@@ -231,8 +236,8 @@ def test_every_model_is_tried_before_any_is_repeated(tmp_path: Path) -> None:
 def test_killed_and_begun_again_it_goes_on(done: tuple[Path, list[str]], faces: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
     options = ["--data", str(faces), "--out", str(out), "--models", *MODELS, "--seeds", "1", "--image-size", "32"]
-    options += ["--epochs", "1", "--weights", "resnet18=random"]
-    command = [sys.executable, "-m", "jaxage.cli", "study", *options]
+    options += ["--epochs", "1", "--weights", "tiny=random"]
+    command = [sys.executable, "-c", COMMAND, "study", *options]
     here = os.environ | {"JAX_NUM_CPU_DEVICES": str(jax.device_count())}
     with subprocess.Popen(command, env=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while not list(out.glob("runs/*/*/*/report.json")):
