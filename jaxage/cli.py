@@ -1,9 +1,8 @@
-"""The command line, `jaxage train` and its sisters. Only this file knows tyro."""
+"""The command line. Only this file imports tyro."""
 
 import ast
 import inspect
 import io
-import json
 import os
 import signal
 import sys
@@ -44,6 +43,7 @@ from jaxage.report.tables import scores_table
 from jaxage.training.loop import Diverged, Stopped
 from jaxage.training.run_folder import find_run
 from jaxage.types import Arch, Split, UserError
+from jaxage.utils.files import write_json
 from jaxage.utils.runtime import prepare_jax, restart_with_huge_pages
 
 
@@ -82,13 +82,15 @@ def evaluate(
         max_bad: The largest share of images that may be missing or broken; without it, the run's.
         out: A JSON file to write the scores to as well.
     """
+    if out is not None and not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}")
     prepare_jax()
     scores = score(run, data, on, max_bad)
     print(scores_table({scores["split"]: scores}))
     if scores["failed"]:
         print(f"{scores['failed']} images could not be used and are not among them")
     if out is not None:
-        out.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+        write_json(out, scores)
 
 
 def predict(run: _Run, images: _Images) -> None:
@@ -199,7 +201,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; exits with 1 and one message on what the user can mend, with 128 + n after signal n."""
+    """Run one command. Exit with 1 and one message for errors that the user can fix, with 128 + n after signal n."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     arguments = sys.argv[1:] if arguments is None else arguments

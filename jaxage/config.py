@@ -60,7 +60,8 @@ class TrainConfig:
     validated best: huber where more of a ResNet learns than its head, dldl elsewhere."""
 
     solver: Solver = "adamw"
-    """"ridge" finds a head of one output in closed form, with the strength that is best on the validation split."""
+    """"ridge" finds a head of one output in closed form, with the strength that is best on the validation split; it
+    does not use the epochs, the learning rate and the other settings of AdamW."""
 
     epochs: int = 10
     """How often each training image is seen."""
@@ -94,8 +95,8 @@ class TrainConfig:
     they are frozen. The other groups learn from the first step."""
 
     balance: float = 0.0
-    """Weight rare ages more: an image's loss is multiplied by the smoothed number of training images of its age to
-    the power of minus this. 1 makes all ages count alike, 0 all images."""
+    """Weight rare ages more: multiply each image's loss by density(age) ** -balance, where the density is the smoothed
+    histogram of training ages. 0: no reweighting; 1: every age has the same total weight."""
 
     flip: bool = True
     """Predict the mean of an image's age and its mirror's."""

@@ -1,4 +1,4 @@
-"""Types that several rooms share; the tests check array shapes and dtypes at run time."""
+"""Types that several packages share. The tests check array shapes and dtypes at run time."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -80,4 +80,4 @@ class InputContract(NamedTuple):
 
 
 class UserError(ValueError):
-    """Something that whoever runs jaxage can mend; the message says what is wrong and what to do."""
+    """An error that the user can fix; the message says what is wrong and what to do."""

@@ -36,6 +36,8 @@ def evaluate(run: Path, data: Path | None = None, on: Split | None = None, max_b
     variables, model_config = load_model(run)
     config = read_config(run)
     max_bad = config.max_bad if max_bad is None else max_bad
+    if not 0 <= max_bad < 1:
+        raise UserError(f"--max-bad must lie in [0, 1), got {max_bad}")
     if data is None or data.resolve() == config.data:
         split: Split | None = on or "test"
         config = replace(config, image_size=model_config.image_size, max_bad=max_bad)

@@ -16,10 +16,10 @@ from jaxage.data.load import load_data
 from jaxage.data.loader import step_batches
 from jaxage.data.sampler import epoch_batches
 from jaxage.report.plots import rates
-from jaxage.training.build import build
+from jaxage.training.build import build, resolve, run_inputs
 from jaxage.training.checkpoint import Checkpoint, open_checkpoints, restore_latest, save
 from jaxage.training.loop import Program, steps_per_epoch
-from jaxage.training.run_folder import Run, RunName, create_run, open_run
+from jaxage.training.run_folder import Run, RunName, create_run, open_run, require_inputs
 from jaxage.training.setup import check_settings, initialize
 from jaxage.training.state import TrainState
 from jaxage.types import Log, UserError
@@ -55,7 +55,7 @@ def lr_find(config: TrainConfig, steps: int, log: Log = print, given: Collection
     Args:
         config: The settings, as for `train`.
         steps: How many steps the rate takes, 10 or more.
-        log: Gets lines for people.
+        log: The logger.
         given: As for `train`.
 
     Raises:
@@ -63,16 +63,16 @@ def lr_find(config: TrainConfig, steps: int, log: Log = print, given: Collection
     """
     if config.solver != "adamw" or config.unfreeze or steps < 10:
         raise UserError("lr-find needs --solver adamw, no --unfreeze, and --steps 10 or more")
-    if config.cache_features == "auto":  # decided by measured times: resumed, it must not decide otherwise
-        config = replace(config, cache_features="off")
     with open_run(config, log, given, RANGE_TESTS) as run:
         setup = check_settings(run.config)
         dataset = load_data(run.config, cache_folder(), log, setup.input)
-        start = initialize(run.config, setup, dataset, log)
-        inputs = {"command": "lr-find", "data": dataset.sha256, "weights": start.weights, "steps": steps}
-        create_run(run, inputs)
+        initial = initialize(run.config, setup, dataset, log)
+        inputs = run_inputs("lr-find", dataset, initial) | {"steps": steps}
+        require_inputs(run.folder, inputs)
         growing = growth(steps)
-        built = build(run.config, setup, dataset, start, log, schedule=growing)
+        built = build(run.config, setup, dataset, initial, log, schedule=growing)
+        run = replace(run, config=resolve(run.config, initial, built))
+        create_run(run, inputs)
         losses = _losses(built.program, built.state, steps, run)
         test = suggest_lr(np.asarray([growing(step) for step in range(len(losses))], np.float64), losses)
         rows = zip(test.rate, test.loss, test.smooth, strict=True)
@@ -103,7 +103,7 @@ def suggest_lr(rate: Curve, loss: Curve) -> RangeTest:
 
 
 def _losses(program: Program, state: TrainState, steps: int, run: Run) -> Curve:
-    """Of each step, until it is far above the minimum: earlier ones from the newest checkpoint."""
+    """The loss of each step, until it far exceeds the minimum. Earlier losses come from the newest checkpoint."""
     losses: list[float] = []
     with open_checkpoints(run.folder / "checkpoints") as checkpoints:
         if restored := restore_latest(checkpoints, state, replicated(program.mesh)):

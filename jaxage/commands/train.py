@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+from jaxtyping import Shaped
 
 from jaxage.config import TrainConfig, cache_folder
 from jaxage.data.dataset import Dataset, describe_data
 from jaxage.data.load import load_data
 from jaxage.data.records import Records
 from jaxage.metrics import METRICS, age_bands, summary
-from jaxage.pretrained.load import RANDOM
 from jaxage.report.contact_sheet import contact_sheet
 from jaxage.report.plots import curves, scatter
 from jaxage.report.tables import model_card, results_table, write_failures, write_predictions
-from jaxage.training.build import Built, build
+from jaxage.training.build import Built, build, resolve, run_inputs
 from jaxage.training.export import export_model
 from jaxage.training.loop import Program, Progress, fit, predict_at
 from jaxage.training.ridge import solve
@@ -30,9 +30,9 @@ from jaxage.training.run_folder import (
     finished_report,
     non_default_flags,
     open_run,
-    save_resolved,
+    require_inputs,
 )
-from jaxage.training.setup import Start, check_settings, initialize
+from jaxage.training.setup import InitialModel, check_settings, initialize
 from jaxage.types import Json, Log, Mask, Rows, Variables, Years
 from jaxage.utils.files import write_json
 
@@ -42,7 +42,7 @@ def train(config: TrainConfig, log: Log = print, given: Collection[str] | None =
 
     Args:
         config: The settings.
-        log: Gets lines for people.
+        log: The logger.
         given: The fields of `config` that were given explicitly, compared when a run is resumed; by default, those
             that differ from their defaults.
 
@@ -61,50 +61,41 @@ def train(config: TrainConfig, log: Log = print, given: Collection[str] | None =
         log(f"{folder} is finished: nothing to resume")
         return report
     with open_run(config, log, given) as run:
+        if report := finished_report(run.folder):  # by another process, in the meantime
+            return report
         log(f"run folder: {run.folder}, settings: {non_default_flags(run.asked) or 'the defaults'}")
         setup = check_settings(run.config)
         dataset = load_data(run.config, cache_folder(), log, setup.input)
-        start = initialize(run.config, setup, dataset, log)
-        create_run(run, {"command": "train", "data": dataset.sha256, "weights": start.weights})
+        initial = initialize(run.config, setup, dataset, log)
+        inputs = run_inputs("train", dataset, initial)
+        require_inputs(run.folder, inputs)
+        built = build(run.config, setup, dataset, initial, log)
+        run = replace(run, config=resolve(run.config, initial, built))
+        create_run(run, inputs)
         write_failures(run.folder / "failures.csv", dataset.failures)
-        built = build(run.config, setup, dataset, start, log)
-        run = _resolve(run, start, built)
-        best, progress = _fit(built, start, run)
-        fitted = time.perf_counter()
-        report = _report(built, start, dataset, run) | _test(built.program, best, dataset, run)
-        report |= {"best_epoch": progress.best_epoch, "timing": _timing(built, progress, fitted)}
-        _write_results(best, start, progress, report, run)
+        best, progress = _fit(built, initial, run)
+        fit_ended = time.perf_counter()
+        report = _report(built, initial, dataset, run) | _test(built.program, best, dataset, run)
+        report |= {"best_epoch": progress.best_epoch, "timing": _timing(built, progress, fit_ended)}
+        _write_results(best, initial, progress, report, run)
     log(results_table(report))
     log(f"\nreport, predictions, plots and model: {run.folder}")
     return report
 
 
-def _resolve(run: Run, start: Start, built: Built) -> Run:
-    """The run with what was decided in place of "auto"; a resumed run must not decide otherwise."""
-    config = replace(
-        run.config,
-        weights=run.config.weights if start.weights["sha256"] else RANDOM,
-        loss=start.model_config.loss,
-        dtype=start.model_config.dtype,
-        cache_features=built.program.inputs.place,
-    )
-    save_resolved(run, config)
-    return replace(run, config=config)
-
-
-def _fit(built: Built, start: Start, run: Run) -> tuple[Variables, Progress]:
+def _fit(built: Built, initial: InitialModel, run: Run) -> tuple[Variables, Progress]:
     if run.config.solver == "ridge":
-        return solve(built.program, built.state.average, start.model_config, run)
+        return solve(built.program, built.state.average, initial.model_config, run)
     return fit(built.program, built.state, run)
 
 
-def _report(built: Built, start: Start, dataset: Dataset, run: Run) -> Json:
+def _report(built: Built, initial: InitialModel, dataset: Dataset, run: Run) -> Json:
     config = run.config
     return {
         "arch": config.arch,
         "trainable": config.trainable,
         "settings": non_default_flags(replace(run.asked, data=None, weights=TrainConfig.weights)),
-        "weights": start.weights,
+        "weights": initial.weights,
         "demonstration": config.data is None,
         "data": describe_data(dataset),
         "solver": config.solver,
@@ -113,38 +104,36 @@ def _report(built: Built, start: Start, dataset: Dataset, run: Run) -> Json:
     }
 
 
-def _timing(built: Built, progress: Progress, fitted: float) -> Json:
+def _timing(built: Built, progress: Progress, fit_ended: float) -> Json:
     return {
-        "total_s": progress.run_s + time.perf_counter() - fitted,
+        "total_s": progress.run_s + time.perf_counter() - fit_ended,
         "train_images_per_s": progress.images / progress.train_s,
         **built.timing,
     }
 
 
 def _test(program: Program, best: Variables, dataset: Dataset, run: Run) -> Json:
-    """Both scored splits with intervals, and the pictures of the test; the test split is read here and nowhere else."""
-    scored: Json = {}
-    for split in ("validation", "test"):
-        rows = program.records.rows_of(split)
-        part = program.records.take(rows)
-        prediction = predict_at(program, best, rows)
-        scored[split] = summary(prediction, part.age, part.identity, run.config.seed)
-    test = scored["test"]
-    train_people = program.records.identity[program.records.rows_of("train")]
-    test |= _by_acquaintance(part, prediction, train_people, run.config.seed)
+    """Score validation and test with intervals, and draw the test. Ages of the test split are used only here."""
+    records, seed = program.records, run.config.seed
+    validation, rows = (records.rows_of(split) for split in ("validation", "test"))
+    prediction, part = predict_at(program, best, validation), records.take(validation)
+    scored = {"validation": summary(prediction, part.age, part.identity, seed)}
+    prediction, part = predict_at(program, best, rows), records.take(rows)
+    test = summary(prediction, part.age, part.identity, seed)
+    test |= _seen_and_unseen(part, prediction, records.identity[records.rows_of("train")], seed)
     test["age_bands"] = age_bands(prediction, part.age)
     write_predictions(run.folder / "predictions.csv", part, prediction)
     if run.config.data is None:
         _show_faces(run, dataset, rows, prediction)
     title = f"{run.config.arch}, {run.config.trainable}: test"
     scatter(run.folder / "scatter.png", prediction, part.age, {name: test[name] for name in METRICS}, title)
-    return scored
+    return scored | {"test": test}
 
 
-def _by_acquaintance(part: Records, prediction: Years, train_people: np.ndarray, seed: int) -> Json:
-    """Scores of the test images that show someone who is in train, and of those that do not; None where there is none.
+def _seen_and_unseen(part: Records, prediction: Years, train_people: Shaped[np.ndarray, " people"], seed: int) -> Json:
+    """Test scores of people who are also in the training split, and of people who are not; None for no images.
 
-    Images without an identity are in neither. A side of one image or person has undefined scores and no warning.
+    Images without an identity count as neither. Scores of a single image or person are undefined, without a warning.
     """
     known, seen = part.identity != "", np.isin(part.identity, train_people)
 
@@ -163,9 +152,9 @@ def _show_faces(run: Run, dataset: Dataset, rows: Rows, prediction: Years) -> No
     contact_sheet(run.folder / "faces.png", dataset.images[rows[shown]], captions, columns=8)
 
 
-def _write_results(best: Variables, start: Start, progress: Progress, report: Json, run: Run) -> None:
+def _write_results(best: Variables, initial: InitialModel, progress: Progress, report: Json, run: Run) -> None:
     """Curves, exported model and, last, the report: a folder with a report is a finished run."""
     if run.config.solver == "adamw":
         curves(run.folder / "curves.png", progress.history, progress.best_epoch)
-    export_model(run.folder / "model", jax.device_get(best), start.model_config, model_card(report))
+    export_model(run.folder / "model", jax.device_get(best), initial.model_config, model_card(report))
     write_json(run.folder / REPORT, report)

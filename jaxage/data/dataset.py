@@ -15,7 +15,7 @@ from jaxage.data.image_cache import FAILURES, DecodedImages, ImageFile, hash_fil
 from jaxage.data.importers.csv_file import read_csv
 from jaxage.data.prepared import open_prepared
 from jaxage.data.records import SPLITS, DataError, Failure, Records, listed_failures
-from jaxage.data.splits import assign_splits, leakage, require_splits
+from jaxage.data.splits import assign_splits, leakage, require_identities, require_splits
 from jaxage.types import InputContract, Json, SplitChoice, StoredImages
 
 _IMAGENET = InputContract()
@@ -87,6 +87,8 @@ def load_dataset(
             image, or the cache cannot be written.
     """
     with _open(data) as table, ThreadPoolExecutor(options.workers or os.cpu_count()) as pool:
+        if options.split == "identity":
+            require_identities(table.records)
         paths = table.records.path.tolist()
         if table.digests is None:
             files = hash_files(table.read, paths, pool)

@@ -73,7 +73,7 @@ def device_budget(mesh: Mesh, budget_gib: float | None) -> int:
     """Bytes of each device that images and cached features may take together.
 
     Without a budget this is half of the device's memory. Where the device does not say how much it has, it is half of
-    the host's memory, shared among the devices of the mesh: the devices of a CPU are such.
+    the host's memory, divided among the devices of the mesh: CPU devices report no memory size.
 
     Args:
         mesh: The devices.

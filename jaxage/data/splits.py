@@ -62,8 +62,7 @@ def _by_path(records: Records, seed: int, ratios: _Ratios) -> Sides:
 
 
 def _by_identity(records: Records, seed: int, ratios: _Ratios) -> Sides:
-    if not (records.identity != "").any():
-        raise DataError('split "identity" needs a column identity (or group) in the data: add it, or choose "random"')
+    require_identities(records)
     known = zip(records.identity.tolist(), records.path.tolist(), strict=True)
     names = [("identity", identity or path) for identity, path in known]
     people = {name: i for i, name in enumerate(dict.fromkeys(names))}
@@ -113,6 +112,12 @@ def place(kind: str, name: str, seed: int) -> float:
     """A pseudo-random point in [0, 1) for a name of some kind, by BLAKE2b keyed with the seed; it never changes."""
     digest = hashlib.blake2b(f"{kind}:{name}".encode(), key=str(seed).encode(), digest_size=8)
     return int.from_bytes(digest.digest()) / 2**64
+
+
+def require_identities(records: Records) -> None:
+    """Raise DataError if no row has an identity: such a table cannot be split by people."""
+    if not (records.identity != "").any():
+        raise DataError('split "identity" needs a column identity (or group) in the data: add it, or choose "random"')
 
 
 def require_splits(records: Records) -> None:

@@ -75,8 +75,8 @@ def find_input(weights: str | Path, arch: Arch) -> InputContract:
         arch: The network.
 
     Returns:
-        The manifest's contract for a tag; for a safetensors file the one in its metadata, as JSON under "input"; the
-        default for a file without one and for random weights.
+        The manifest's contract for a tag or a published file; for another safetensors file the one in its metadata, as
+        JSON under "input"; the default for files without one and for random weights.
 
     Raises:
         WeightsError: for a name that is neither a tag nor a file.
@@ -168,7 +168,9 @@ def _from_file(path: Path, arch: Arch) -> PretrainedWeights:
 def _read_input(path: Path) -> InputContract:
     text = read_metadata(path).get("input") if path.suffix == ".safetensors" else None
     if text is None:
-        return InputContract()
+        published = sha256_of(path)
+        entries = (entry for entry in read_manifest().values() if published in entry.hashes())
+        return next((entry.input for entry in entries), InputContract())
     try:
         fields = json.loads(text)
     except ValueError as error:

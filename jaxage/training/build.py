@@ -1,6 +1,7 @@
 """From settings, data and weights to a compiled program and its first state."""
 
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +14,13 @@ from jaxage.data.loader import DataLoader, device_budget, load_batches, make_loa
 from jaxage.data.records import SPLITS, Records
 from jaxage.data.sampler import epoch_batches
 from jaxage.losses import Objective, reweight_by_age
+from jaxage.pretrained.load import RANDOM
 from jaxage.training.cache_policy import TrainInputs, choose_inputs
 from jaxage.training.feature_cache import FrozenTrunk
 from jaxage.training.freeze import describe, trainable_mask
 from jaxage.training.loop import PhaseSteps, Program, steps_per_epoch
 from jaxage.training.optimizer import make_optimizer, make_schedule
-from jaxage.training.setup import Setup, Start
+from jaxage.training.setup import InitialModel, Setup
 from jaxage.training.state import TrainState, init_state
 from jaxage.training.step import PredictStep, StepOptions, make_predict_step, make_train_step
 from jaxage.training.unfreeze import make_phases, parse_unfreeze, plan_in
@@ -32,7 +34,7 @@ _HEAD_BATCH = 4096
 
 
 class Built(NamedTuple):
-    """A compiled program, its first state, and what the report says: of the network, and of the time it took."""
+    """A compiled program, its first state, and two parts of the report: about the network, and about times."""
 
     program: Program
     state: TrainState
@@ -44,21 +46,21 @@ def build(
     config: TrainConfig,
     setup: Setup,
     dataset: Dataset,
-    start: Start,
+    initial: InitialModel,
     log: Log,
     schedule: optax.Schedule | None = None,
 ) -> Built:
-    """Choose what is trained on, compile every step, and make the first state.
+    """Choose images or cached features, compile the steps, and make the first state.
 
     Args:
         config: The settings.
-        setup: Of `check_settings`: what learns, and the devices.
+        setup: From `check_settings`: what learns, and the devices.
         dataset: Images and ages.
-        start: Of `initialize`: the network and its variables.
-        log: Gets what learns, what was chosen, and the time that compiling took.
+        initial: The network before the first step, from `initialize`.
+        log: The logger.
         schedule: Replaces the config's learning rate.
     """
-    model_config, variables, _ = start
+    model_config, variables, _ = initial
     plan, mesh = setup.plan, setup.mesh
     model, objective, records = model_config.model(), model_config.objective(), dataset.records
     log(_summary(config, model_config.loss, dataset))
@@ -69,7 +71,7 @@ def build(
     optimizer = make_optimizer(config, plan, total, firsts, schedule)
     state = replicate(init_state(variables, optimizer), mesh)
 
-    inputs = _choose_inputs(config, setup, dataset, start, state, log)
+    inputs = _choose_inputs(config, setup, dataset, initial, state, log)
     stream = None if inputs.loader.resident else measure_rate(inputs.loader, config.batch_size)
     if stream is not None:
         log(f"more than the memory budget allows: streamed, up to {stream:,.0f} images a second")
@@ -81,37 +83,37 @@ def build(
     for phase in make_phases(firsts, total):
         phase_plan = plan_in(phase, plan, variables["batch_stats"], config.frozen_bn)
         train_steps: dict[int, Any] = {
-            count: make_train_step(
-                model, goal, optimizer, phase_plan, inputs.input_fn, StepOptions(mesh, config.seed, config.ema, count)
+            n: make_train_step(
+                model, goal, optimizer, phase_plan, inputs.input_fn, StepOptions(mesh, config.seed, config.ema, n)
             )
-            for count in {1, most}
+            for n in {1, most}
         }
         train_steps[most] = train_steps[most].lower(state, *_first_batch(config, inputs, most)).compile()
         phases.append(PhaseSteps(phase, train_steps))
-    predict, predict_batch = _compile_predict(config, start, inputs, state)
+    predict, predict_batch = _compile_predict(config, initial, inputs, state)
     compile_s = time.perf_counter() - started
     log(f"compiled in {compile_s:.1f} s")
 
     schedule = schedule or make_schedule(config, total)
     program = Program(records, inputs, phases, predict, predict_batch, schedule, mesh)
-    learns = jax.tree.map(lambda leaf, on: leaf.size * on, variables["params"], trainable_mask(plan.labels))
+    trainable_sizes = jax.tree.map(lambda leaf, on: leaf.size * on, variables["params"], trainable_mask(plan.labels))
     network = {
         "parameters": count(variables["params"]),
-        "trainable_parameters": sum(jax.tree.leaves(learns)),
+        "trainable_parameters": sum(jax.tree.leaves(trainable_sizes)),
         "frozen_bn": config.frozen_bn,
     }
     return Built(program, state, network, {"compile_s": compile_s, "stream_images_per_s": stream})
 
 
 def _choose_inputs(
-    config: TrainConfig, setup: Setup, dataset: Dataset, start: Start, state: TrainState, log: Log
+    config: TrainConfig, setup: Setup, dataset: Dataset, initial: InitialModel, state: TrainState, log: Log
 ) -> TrainInputs:
-    records, model_config = dataset.records, start.model_config
+    records, model_config = dataset.records, initial.model_config
     index = ViewIndex(len(records), records.rows_of("train"), config.views, config.flip)
     trunk = FrozenTrunk(
         model=model_config.model(),
         variables={"params": state.params, "batch_stats": state.batch_stats},
-        channels=(model_config.mean, model_config.std),
+        contract=model_config.input(),
         start=setup.plan.first_block,
         loader=make_loader(dataset.images, records.age, setup.mesh, device_budget(setup.mesh, config.memory_budget)),
         data_sha256=dataset.sha256,
@@ -125,10 +127,10 @@ def _choose_inputs(
 
 
 def _compile_predict(
-    config: TrainConfig, start: Start, inputs: TrainInputs, state: TrainState
+    config: TrainConfig, initial: InitialModel, inputs: TrainInputs, state: TrainState
 ) -> tuple[PredictStep, int]:
     """The prediction step, and how many faces it takes: many where only the head is left to compute."""
-    model, objective = start.model_config.model(), start.model_config.objective()
+    model, objective = initial.model_config.model(), initial.model_config.objective()
     mesh = inputs.loader.mesh
     head_only = inputs.place != "off" and inputs.input_fn.start == model.spec.head
     size = -(-(_HEAD_BATCH if head_only else config.batch_size) // mesh.size) * mesh.size
@@ -137,6 +139,25 @@ def _compile_predict(
     step = make_predict_step(model, objective, inputs.input_fn, mesh)
     compiled: Any = step.lower(state.average, items, eval_rows).compile()
     return compiled, size
+
+
+def resolve(config: TrainConfig, initial: InitialModel, built: Built) -> TrainConfig:
+    """The settings with the chosen value in place of every "auto"."""
+    return replace(
+        config,
+        weights=config.weights if initial.weights["sha256"] else RANDOM,
+        loss=initial.model_config.loss,
+        dtype=initial.model_config.dtype,
+        cache_features=built.program.inputs.place,
+    )
+
+
+def run_inputs(command: str, dataset: Dataset, initial: InitialModel) -> Json:
+    """What identifies the inputs of a run: a run is resumed with the same only."""
+    contract = {
+        name: list(x) if isinstance(x, tuple) else x for name, x in initial.model_config.input()._asdict().items()
+    }
+    return {"command": command, "data": dataset.sha256, "weights": initial.weights, "input": contract}
 
 
 def steps_per_call(steps: int, loader: DataLoader) -> int:

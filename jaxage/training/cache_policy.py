@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from jaxage.config import TrainConfig
@@ -22,7 +23,7 @@ from jaxage.training.feature_cache import (
 )
 from jaxage.training.inputs import InputFn, from_features, from_images
 from jaxage.training.view_index import ViewIndex, rows_of_images
-from jaxage.types import CacheFeatures, Log, UserError
+from jaxage.types import CacheFeatures, Log
 from jaxage.utils.memory import host_memory
 
 DISK_RATE, HOST_RATE = 1e9, 4e9
@@ -30,14 +31,21 @@ DISK_RATE, HOST_RATE = 1e9, 4e9
 
 _SHARE_OF_DISK, _SHARE_OF_MEMORY = 0.25, 0.5
 
+_PLACES = {
+    "off": "computed at every step",
+    "device": "computed once, cached on the device",
+    "host": "computed once, cached in memory",
+    "disk": "computed once, cached in a file",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class TrainInputs:
-    """What is trained on, and how to find it.
+    """The training inputs and their indices.
 
-    loader: images, or features of them. view_rows: its rows of each training image's views. eval_rows: its rows of
-    every image and, in a second column, of its mirror. input_fn: from items to inputs of the first trainable block.
-    place: where features are cached, "off" for images.
+    loader: images, or cached features. view_rows: for each training image, the loader rows of its views. eval_rows: for
+    each image, the loader row of itself and, in a second column, of its mirror. input_fn: turns items of the loader
+    into inputs of the first trainable block. place: where features are cached, "off" for images.
     """
 
     loader: DataLoader
@@ -58,7 +66,9 @@ def choose_inputs(
         index: The views of the images that features are needed of.
         seen: How many images the run looks at, epochs and tests together.
         folder: Where files of features are kept.
-        log: Gets a line with what was chosen, and why.
+        log: The logger.
+
+    Once features are cached, the images of `trunk.loader` are freed.
     """
     if config.cache_features == "off" or trunk.start == trunk.model.spec.units[0]:
         return image_inputs(config, trunk, index)
@@ -70,22 +80,19 @@ def choose_inputs(
     if place == "off":
         return image_inputs(config, trunk, index)
     started = time.perf_counter()
-    budget = remaining_budget(trunk.loader, config)
-    if place == "device" and trunk.nbytes(len(index)) > budget:
-        raise UserError(
-            f"--cache-features device: {trunk.nbytes(len(index)) / 2**30:.2f} GiB of features do not fit into the "
-            f"{budget / 2**30:.2f} GiB that the memory budget leaves beside the images: use --cache-features host or "
-            "disk, or allow more with --memory-budget"
-        )
-    if place == "disk":
-        features = compute_cached(trunk, index, path) if stored is None else stored
-    else:
-        budget = budget if place == "device" else 0
+    features = stored
+    if features is None and place == "disk":
+        features = compute_cached(trunk, index, path)
+    elif features is None:
         features = allocate(trunk, len(index))
         run_trunk(trunk, index, features)
     log(f"  {len(features):,} features ready in {time.perf_counter() - started:.1f} s")
     ages = np.asarray(trunk.loader.ages)[index.wanted().rows]
-    loader = make_loader(features, ages, trunk.loader.mesh, budget)
+    free_images(trunk.loader)
+    budget = device_budget(trunk.loader.mesh, config.memory_budget)
+    if place == "device" and features.nbytes > budget:
+        log(f"  they do not fit into the {budget / 2**30:.2f} GiB of the memory budget: cached in memory instead")
+    loader = make_loader(features, ages, trunk.loader.mesh, 0 if place == "host" else budget)
     return TrainInputs(loader, index.view_rows, index.eval_rows, from_features(trunk.start), place)
 
 
@@ -93,7 +100,7 @@ def image_inputs(config: TrainConfig, trunk: FrozenTrunk, index: ViewIndex) -> T
     """Train from the images themselves."""
     input_fn = from_images(
         trunk.model,
-        trunk.channels,
+        trunk.contract[:2],
         start=trunk.start,
         use_augment=config.augment,
         views=index.views,
@@ -103,16 +110,18 @@ def image_inputs(config: TrainConfig, trunk: FrozenTrunk, index: ViewIndex) -> T
     return TrainInputs(trunk.loader, view_rows, rows_of_images(np.arange(index.images), index.flip), input_fn)
 
 
-def remaining_budget(loader: DataLoader, config: TrainConfig) -> int:
-    """Bytes of each device that are left for features beside the images: one budget for both."""
-    return max(0, device_budget(loader.mesh, config.memory_budget) - loader.device_bytes)
+def free_images(loader: DataLoader) -> None:
+    """Free the device memory of a loader's items: images and features share one budget, one after the other."""
+    if isinstance(loader.items, jax.Array):
+        loader.items.delete()
 
 
 class Costs(NamedTuple):
-    """What the decision rests on.
+    """The numbers that the decision depends on.
 
-    nbytes: of all features. images: how many, further views included. seen: how many the epochs and tests look at.
-    seconds: of the frozen layers for one image. device, disk, host: bytes that may be used there.
+    nbytes: bytes of all features. images: rows of features, one for each view of each image. seen: forward passes
+    through the frozen layers if nothing is cached. seconds: time of the frozen layers per image. device, disk, host:
+    bytes that may be used there.
     """
 
     nbytes: int
@@ -143,7 +152,7 @@ def decide(costs: Costs) -> Placement:
     read = 0.0 if resident else costs.nbytes / costs.images * costs.seen
     size = f"{costs.nbytes / 2**30:.2f} GiB"
     if saved <= 0:
-        return Placement("off", f"the run looks at {costs.seen:,} images, there would be {costs.images:,} to cache")
+        return Placement("off", f"the run needs {costs.seen:,} features, and caching would compute {costs.images:,}")
     places: list[tuple[CacheFeatures, bool, float]] = [
         (
             "disk",
@@ -157,14 +166,6 @@ def decide(costs: Costs) -> Placement:
         if fits and lost < saved:
             return Placement(place, f"{size} that save about {saved - lost:.3g} s of computing")
     return Placement("off", f"{size} do not fit, or take longer to read than to compute ({saved:.3g} s)")
-
-
-_PLACES = {
-    "off": "computed at every step",
-    "device": "computed once, cached on the device",
-    "host": "computed once, cached in memory",
-    "disk": "computed once, cached in a file",
-}
 
 
 def _place(config: TrainConfig, trunk: FrozenTrunk, index: ViewIndex, seen: int, folder: Path | None) -> Placement:
@@ -183,15 +184,21 @@ def _place(config: TrainConfig, trunk: FrozenTrunk, index: ViewIndex, seen: int,
             images=len(index),
             seen=seen,
             seconds=_seconds(trunk, index),
-            device=remaining_budget(trunk.loader, config),
+            device=device_budget(trunk.loader.mesh, config.memory_budget),
             disk=_SHARE_OF_DISK * shutil.disk_usage(folder).free,
-            host=_SHARE_OF_MEMORY * host_memory(),
+            host=_SHARE_OF_MEMORY * host_memory() - _images_in_memory(trunk.loader),
         )
     )
 
 
+def _images_in_memory(loader: DataLoader) -> int:
+    """Bytes of the host's memory that resident images take: CPU devices have a copy each."""
+    on_cpu = loader.mesh.devices.flat[0].platform == "cpu"
+    return loader.device_bytes * loader.mesh.size if on_cpu else 0
+
+
 def _seconds(trunk: FrozenTrunk, index: ViewIndex) -> float:
-    """Of the frozen layers for one image: a few batches, once they are compiled."""
+    """Measure the time of the frozen layers per image, on a few batches after compilation."""
     some = min(len(index), 4 * BATCH_PER_DEVICE * trunk.loader.mesh.size)
     out = allocate(trunk, some)
     run_trunk(trunk, index, out[:1])

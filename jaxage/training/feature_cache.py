@@ -17,9 +17,9 @@ from tqdm import tqdm
 from jaxage.data.image_cache import remove_stale
 from jaxage.data.loader import DataLoader, load_batches
 from jaxage.models.registry import Model
-from jaxage.training.inputs import Channels, from_images
+from jaxage.training.inputs import from_images
 from jaxage.training.view_index import ViewIndex
-from jaxage.types import Variables
+from jaxage.types import InputContract, Variables
 from jaxage.utils.files import atomic_write, reserve_space
 from jaxage.utils.sharding import along_batch, replicated
 from jaxage.utils.trees import flatten, is_within
@@ -36,13 +36,13 @@ CachedFeatures = Shaped[np.ndarray, "rows *item"]
 class FrozenTrunk:
     """A network below the block `start`, as a constant function of the images in `loader`.
 
-    channels: mean and standard deviation that the weights expect. data_sha256: of the dataset that the images are of.
-    kinds: how many kinds of views have ids (see `ViewIndex`). seed: of the random crops among the views.
+    contract: what the weights expect of an image. data_sha256: the dataset that the images are from. kinds: the number
+    of view ids per image (see `ViewIndex`). seed: draws the random crops among the views.
     """
 
     model: Model
     variables: Variables
-    channels: Channels
+    contract: InputContract
     start: str
     loader: DataLoader
     data_sha256: str
@@ -63,7 +63,7 @@ class FrozenTrunk:
     @cached_property
     def extract(self) -> Wrapped:
         """`extract(variables, images, rows, view_ids) -> features`, jit-compiled."""
-        views = from_images(self.model, self.channels, start=self.start, views=self.kinds, seed=self.seed)
+        views = from_images(self.model, self.contract[:2], start=self.start, views=self.kinds, seed=self.seed)
 
         def extract(variables: Variables, images: Array, rows: Int[Array, " b"], view_ids: Int[Array, " b"]) -> Array:
             return views.train(jax.random.key(0), variables, images[rows], view_ids)
@@ -111,7 +111,9 @@ def feature_key(trunk: FrozenTrunk, index: ViewIndex) -> str:
     platform = trunk.loader.mesh.devices.flat[0].platform
     about = [_VERSION, jax.__version__, platform, trunk.model.spec.arch, trunk.feature.dtype.name, trunk.start]
     views = [index.views, index.flip, trunk.seed if index.views > 2 else None, index.train_rows.tolist()]
-    images = [trunk.data_sha256, trunk.loader.items.shape, trunk.channels, views]
+    images = [trunk.data_sha256, trunk.loader.items.shape, trunk.contract[:2], views]
+    decoded = trunk.contract[2:]
+    images += [decoded] * (decoded != InputContract()[2:])  # files of before the contract are still found
     digest = hashlib.sha256(json.dumps([*about, *images]).encode())
     for name, leaf in below.items():
         digest.update(name.encode() + np.asarray(leaf).tobytes())

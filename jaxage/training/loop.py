@@ -47,7 +47,7 @@ class Stopped(RuntimeError):
 
 
 class PhaseSteps(NamedTuple):
-    """The compiled steps of a phase, by how many steps one call does; one of them does one."""
+    """Compiled training steps of one phase, by the number of steps per call. Key 1 always exists."""
 
     phase: Phase
     train_steps: Mapping[int, TrainStep]
@@ -56,7 +56,7 @@ class PhaseSteps(NamedTuple):
 class Program(NamedTuple):
     """What is compiled for a run, and what it runs on.
 
-    records: the table of images. inputs: what is trained on. phases: the training steps, by what learns when.
+    records: the table of images. inputs: what is trained on. phases: training steps for each unfreezing phase.
     predict_step: predicts `predict_batch` faces at once. schedule: the learning rate by step. mesh: the devices.
     """
 
@@ -71,8 +71,8 @@ class Program(NamedTuple):
 
 @dataclass
 class Progress:
-    """What is known of the epochs done: a line of history each, and the best of them; seconds of training and of the
-    whole run, earlier processes included; images trained.
+    """Progress so far: one history entry per epoch, the best epoch, seconds of training and of the whole run (over all
+    processes), and images trained.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -99,7 +99,7 @@ def fit(program: Program, state: TrainState, run: Run) -> tuple[Variables, Progr
         The averaged variables with the best validation MAE, and the history.
 
     Raises:
-        Diverged: a few steps after a loss that is not finite, and for predictions that are not, before anything of
+        Diverged: if the loss (noticed up to three calls later) or a validation prediction is NaN or inf. Nothing of
             that is saved.
         Stopped: after SIGTERM or SIGINT, once the state is saved.
     """
@@ -145,9 +145,9 @@ def _diverged(run: Run, last: int | None, what: str) -> Diverged:
 def _train_epoch(
     program: Program, state: TrainState, epoch: int, progress: Progress, run: Run, caught: list[int]
 ) -> TrainState:
-    """The steps of an epoch that are not done yet, or those until a signal is caught.
+    """Do the remaining steps of an epoch, or those until a signal is caught.
 
-    The device is never waited for: what is read on the way is the flag of the call before the last.
+    To keep the device busy, the NaN flag that is checked after a call is that of the call two before.
     """
     view_rows, size = program.inputs.view_rows, run.config.batch_size
     epoch_rows = jax.device_put(epoch_batches(view_rows, run.config.seed, epoch, size), replicated(program.mesh))
@@ -183,7 +183,7 @@ def _train_epoch(
 def _stretches(
     phases: Sequence[PhaseSteps], before: int, done: int, steps: int
 ) -> Iterator[tuple[int, int, Mapping[int, TrainStep]]]:
-    """What is left of an epoch's steps, cut where a phase ends: (first, end, compiled steps), counted in the epoch."""
+    """Yield (first, end, compiled steps) of the epoch's remaining steps, split where an unfreezing phase ends."""
     for phase, train_steps in phases:
         first, end = max(done, phase.first - before), min(steps, phase.end - before)
         if first < end:

@@ -17,8 +17,8 @@ def make_schedule(config: TrainConfig, total_steps: int, first: int = 0) -> opta
     Args:
         config: Has the peak (`learning_rate`) and the share of warm-up steps (`warmup`).
         total_steps: The step at which the rate reaches 0.
-        first: The step from which the group learns. The schedule counts steps from there; it warms up again, to the
-            cosine that the other groups follow.
+        first: The step at which the group is unfrozen. Its schedule counts steps from there: it warms up by itself,
+            and then follows the cosine of the other groups.
     """
     warmup = min(round(config.warmup * total_steps), total_steps - 1)
     base = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, total_steps)

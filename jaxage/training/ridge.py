@@ -39,8 +39,8 @@ def ridge(
     is not penalized; features that do not vary get no weight.
 
     Args:
-        features: Of each row.
-        target: Of each row.
+        features: One row per image.
+        target: One value per image.
         strengths: The penalties to solve for.
     """
     x, y = features.astype(np.float64), target.astype(np.float64)

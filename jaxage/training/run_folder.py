@@ -18,11 +18,11 @@ from jaxage.config import TrainConfig, from_json, to_json
 from jaxage.types import Json, Log, UserError
 from jaxage.utils.files import lock_folder, write_json
 
-CONFIG, RESOLVED, REPORT, HISTORY = "config.json", "resolved.json", "report.json", "metrics.jsonl"
-_INPUTS, _ENVIRONMENT = "inputs.json", "environment.json"
-_BEFORE_CONFIG = (_INPUTS, _ENVIRONMENT)
+CONFIG, REPORT, HISTORY = "config.json", "report.json", "metrics.jsonl"
+_INPUTS, _ENVIRONMENT, _RESOLVED = "inputs.json", "environment.json", "resolved.json"
+_BEFORE_CONFIG = (_INPUTS, _ENVIRONMENT, _RESOLVED)
 _NOT_COMPARED = ("out", "resume", "memory_budget")
-_RESOLVED = ("weights", "loss", "dtype", "cache_features")
+_RESOLVED_FIELDS = ("weights", "loss", "dtype", "cache_features")
 
 
 class RunError(UserError):
@@ -37,8 +37,9 @@ class _BusyError(RunError):
 class Run:
     """A run that this process holds the lock of.
 
-    folder: where it lies. asked: its settings as given. config: the same with what an earlier process has decided in
-    place of "auto" (see `save_resolved`). log: gets lines for people. started: `time.perf_counter()` at its start.
+    folder: its folder. asked: the settings that were asked for when it was started. config: the same, with every
+    "auto" that an earlier process has resolved (see `create_run`). log: the logger. started: `time.perf_counter()` at
+    the start of this process.
     """
 
     folder: Path
@@ -50,23 +51,23 @@ class Run:
 
 @dataclass(frozen=True)
 class RunName:
-    """Where runs without --out lie: `root/PREFIX + ARCH-TRAINABLE-TIME`."""
+    """Where runs without --out are made: `root/PREFIX + ARCH-TRAINABLE-TIME`."""
 
     root: Path = Path("runs")
     prefix: str = ""
 
-    def start(self, config: TrainConfig) -> str:
-        """The name up to the time."""
+    def before_time(self, config: TrainConfig) -> str:
+        """The part of the name before the time."""
         return f"{self.prefix}{config.arch}-{config.trainable.replace(',', '+').replace(':', 'x')}-"
 
     def newest(self, config: TrainConfig) -> Path | None:
         """The newest run of this network and these layers."""
-        found = sorted(path.parent for path in self.root.glob(f"{self.start(config)}*/{CONFIG}"))
+        found = sorted(path.parent for path in self.root.glob(f"{self.before_time(config)}*/{CONFIG}"))
         return found[-1] if found else None
 
     def candidates(self, config: TrainConfig) -> Iterator[Path]:
         """Names for a new run; the first is that of the time alone."""
-        folder = self.root / f"{self.start(config)}{time.strftime('%Y%m%d-%H%M%S')}"
+        folder = self.root / f"{self.before_time(config)}{time.strftime('%Y%m%d-%H%M%S')}"
         yield folder
         for number in range(2, 1000):
             yield folder.with_name(f"{folder.name}-{number}")
@@ -78,18 +79,18 @@ TRAIN_RUNS = RunName()
 def find_run(
     config: TrainConfig, given: Collection[str] | None = None, name: RunName = TRAIN_RUNS
 ) -> tuple[TrainConfig, Path | None]:
-    """The settings that hold, and the folder if the run has one already or is given one; nothing is written.
+    """Find the settings to use and the run's folder, or None for the folder if a new one must be named. Writes nothing.
 
     Args:
-        config: What is asked for.
-        given: The fields that were typed; a resumed run refuses other values of these. By default, those that differ
-            from their defaults.
-        name: Where runs without `out` lie.
+        config: The settings that are asked for.
+        given: The fields that were typed. A resumed run must have been started with the same values of these. By
+            default, the fields that differ from their defaults.
+        name: Where runs without `out` are made.
 
     Raises:
         RunError: if the folder has a run and `resume` is off, holds other things, or was started with other settings.
     """
-    config = _with_absolute_paths(config)
+    config = _normalized(config)
     folder = config.out or (name.newest(config) if config.resume else None)
     if folder is None or not folder.exists():
         return config, folder
@@ -106,9 +107,9 @@ def find_run(
 def open_run(
     config: TrainConfig, log: Log, given: Collection[str] | None = None, name: RunName = TRAIN_RUNS
 ) -> Iterator[Run]:
-    """Hold the run's folder, a new one or the one to resume, against every other process.
+    """Lock the run's folder, a new one or the one to resume, against every other process.
 
-    Args: as for `find_run`; `log` gets the run's lines.
+    Args: as for `find_run`; `log` is the run's logger.
 
     Raises:
         RunError: as `find_run` does, and if another process works in the folder. Nothing in it is touched then.
@@ -144,32 +145,29 @@ def finished_report(folder: Path | None) -> Json | None:
 
 
 def create_run(run: Run, inputs: Json) -> None:
-    """Write the settings, the environment, and what goes into a new run; nothing if it is resumed.
+    """Write the files of a new run: settings, resolved settings, inputs and environment. Do nothing if it is resumed.
+
+    `config.json` is written last: a folder with it is a run that can be resumed.
 
     Args:
-        run: The run, held.
-        inputs: JSON values that name data and weights.
-
-    Raises:
-        RunError: if the run is resumed with other inputs.
+        run: The run; `run.config` has a value for every "auto". Some depend on measured times, so a resumed run reads
+            them back.
+        inputs: JSON values that identify data and weights.
     """
     if (run.folder / CONFIG).exists():
-        require_inputs(run.folder, inputs)
         return
     write_json(run.folder / _INPUTS, inputs)
     write_json(run.folder / _ENVIRONMENT, environment())
+    write_json(run.folder / _RESOLVED, {name: getattr(run.config, name) for name in _RESOLVED_FIELDS})
     write_json(run.folder / CONFIG, to_json(run.asked))
 
 
-def save_resolved(run: Run, config: TrainConfig) -> None:
-    """Write what was decided in place of "auto", by measured times among others: resumed, it is not decided anew."""
-    write_json(run.folder / RESOLVED, {name: getattr(config, name) for name in _RESOLVED})
-
-
 def require_inputs(folder: Path, inputs: Json) -> None:
-    """Raise RunError unless these went into the run in `folder`."""
+    """Raise RunError if the folder has a run that was started with other inputs."""
+    if not (folder / CONFIG).exists():
+        return
     started = _read_json(folder / _INPUTS)
-    changed = [name for name, value in inputs.items() if started.get(name) != value]
+    changed = [name for name, value in inputs.items() if started.get(name, value) != value]
     if changed:
         values = "; ".join(f"{name} was {started.get(name)}, is {inputs[name]}" for name in changed)
         raise RunError(
@@ -229,11 +227,12 @@ def _read_json(path: Path) -> Json:
 
 
 def _is_unused(folder: Path) -> bool:
-    """Whether the folder is empty, but for what a run that was killed before its first step may have left."""
+    """Whether the folder is empty, but for files that a run killed before its `config.json` was written left."""
     return folder.is_dir() and all(path.name[0] == "." or path.name in _BEFORE_CONFIG for path in folder.iterdir())
 
 
-def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
+def _normalized(config: TrainConfig) -> TrainConfig:
+    """The same settings, with absolute paths of data and weights, and no spaces in lists of modules."""
     trainable, unfreeze = ("".join(text.split()) for text in (config.trainable, config.unfreeze))
     config = dataclasses.replace(config, trainable=trainable, unfreeze=unfreeze)
     if config.data is not None:
@@ -244,11 +243,17 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
 
 def _same_settings(asked: TrainConfig, given: Collection[str] | None, folder: Path) -> TrainConfig:
-    """The stored settings, if what was given agrees with them; what cannot change results is as asked."""
+    """The stored settings; a typed option that differs is refused. `memory_budget` and `resume` are the new ones.
+
+    Runs of earlier versions have no `resolved.json`: their settings have the chosen value in place of "auto".
+    """
     stored = read_config(folder)
+    is_earlier = not (folder / _RESOLVED).exists()
     for field in dataclasses.fields(TrainConfig):
         new, old = getattr(asked, field.name), getattr(stored, field.name)
         is_given = new != field.default if given is None else field.name in given
+        if is_earlier and field.name in _RESOLVED_FIELDS and new == field.default:
+            continue
         if field.name not in _NOT_COMPARED and is_given and new != old:
             raise RunError(
                 f"{folder} was started with {_written(option(field.name), old)}, not "
@@ -259,5 +264,10 @@ def _same_settings(asked: TrainConfig, given: Collection[str] | None, folder: Pa
 
 
 def _with_resolved(config: TrainConfig, folder: Path) -> TrainConfig:
-    resolved = _read_json(folder / RESOLVED) if (folder / RESOLVED).exists() else {}
-    return dataclasses.replace(config, out=folder, **resolved)
+    path = folder / _RESOLVED
+    if not ((folder / CONFIG).exists() and path.exists()):
+        return dataclasses.replace(config, out=folder)
+    try:
+        return dataclasses.replace(config, out=folder, **_read_json(path))
+    except TypeError as error:
+        raise RunError(f"{path} is not of this version of jaxage ({error}): start a new run") from error

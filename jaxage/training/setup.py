@@ -25,10 +25,10 @@ _CACHED = ("device", "host", "disk")
 
 
 class Setup(NamedTuple):
-    """What the settings say before data and weights are read.
+    """What follows from the settings alone.
 
-    plan: what learns. mesh: the devices. loss: the one that is asked for, or the best for what learns.
-    input: what the weights expect of an image.
+    plan: the trainable parameters. mesh: the devices. loss: the loss, chosen if the settings say "auto". input: what
+    the weights expect of an image.
     """
 
     plan: FreezePlan
@@ -37,8 +37,8 @@ class Setup(NamedTuple):
     input: InputContract
 
 
-class Start(NamedTuple):
-    """The network at step 0: what it takes and gives, its variables, and what the report says of its weights."""
+class InitialModel(NamedTuple):
+    """The network before the first step: its config, its variables, and the report's entry for its weights."""
 
     model_config: ModelConfig
     variables: Variables
@@ -46,7 +46,7 @@ class Start(NamedTuple):
 
 
 def check_settings(config: TrainConfig) -> Setup:
-    """Refuse whatever can be known to be wrong before data are read and weights are fetched.
+    """Validate all settings that can be checked before data are read and weights are downloaded.
 
     Raises:
         UserError: for an unknown network, module, loss or tag of weights, a head that is left out, options that cannot
@@ -57,10 +57,11 @@ def check_settings(config: TrainConfig) -> Setup:
     variables = jax.eval_shape(model.init, jax.random.key(0))
     groups = parse_trainable(config.trainable, variables["params"])
     _require_head(config, groups, model.spec.head)
-    parse_unfreeze(config.unfreeze, groups, total_steps=1)
+    parse_unfreeze(config.unfreeze, groups, total_steps=1)  # the number of steps is not known yet
     plan = make_freeze_plan(model, variables, groups, config.frozen_bn)
     loss = choose_loss(config, plan)
     make_objective(loss, mean=0.0, std=1.0)
+    _check_views(config)
     _check_cache(config, plan, model)
     _check_ridge(config, plan, loss, model.spec.head)
     _check_batch_norm(config, plan, model, variables)
@@ -68,20 +69,20 @@ def check_settings(config: TrainConfig) -> Setup:
 
 
 def choose_loss(config: TrainConfig, plan: FreezePlan) -> LossName:
-    """The loss that is asked for; "auto" is what validated best: the network's own, or dldl for a head alone."""
+    """`config.loss`, or for "auto" what validated best: dldl if only the head is trained, else the network's own."""
     if config.loss != "auto":
         return config.loss
     return "dldl" if plan.head_only else find_network(config.arch).stage_loss
 
 
-def initialize(config: TrainConfig, setup: Setup, dataset: Dataset, log: Log) -> Start:
+def initialize(config: TrainConfig, setup: Setup, dataset: Dataset, log: Log) -> InitialModel:
     """The network before the first step, its head drawn at random.
 
     Args:
         config: Says which network and weights, and the seed of the head.
-        setup: Of `check_settings`.
+        setup: From `check_settings`.
         dataset: Its training ages standardize the output of a regression.
-        log: Gets the banner of a demonstration.
+        log: The logger.
 
     Raises:
         DataError: if all training ages are the same.
@@ -103,7 +104,7 @@ def initialize(config: TrainConfig, setup: Setup, dataset: Dataset, log: Log) ->
             log(str(error))
     if config.data is None:
         log(_banner(str(weights["tag"])))
-    return Start(model_config, variables, weights)
+    return InitialModel(model_config, variables, weights)
 
 
 def _model_config(config: TrainConfig, setup: Setup, dataset: Dataset) -> ModelConfig:
@@ -127,10 +128,6 @@ def _require_head(config: TrainConfig, groups: tuple[Group, ...], head: str) -> 
 
 def _check_cache(config: TrainConfig, plan: FreezePlan, model: Model) -> None:
     asked = f"--cache-features {config.cache_features}"
-    if config.augment and config.views > 2:
-        raise UserError(
-            f"--augment draws images anew at every step, and --views {config.views} asks for fixed ones: leave one out"
-        )
     if config.cache_features not in _CACHED:
         return
     if plan.first_block == model.spec.units[0]:
@@ -143,8 +140,13 @@ def _check_cache(config: TrainConfig, plan: FreezePlan, model: Model) -> None:
             f"--augment draws images anew at every step, and {asked} keeps what the frozen layers give for fixed "
             "ones: leave one out (--views 4 keeps two random crops of each image)"
         )
-    if config.cache_features == "device" and config.memory_budget == 0:
-        raise UserError(f"{asked} and --memory-budget 0 contradict each other: leave one out")
+
+
+def _check_views(config: TrainConfig) -> None:
+    if config.augment and config.views > 2:
+        raise UserError(
+            f"--augment draws images anew at every step, and --views {config.views} asks for fixed ones: leave one out"
+        )
 
 
 def _check_ridge(config: TrainConfig, plan: FreezePlan, loss: LossName, head: str) -> None:
@@ -163,7 +165,7 @@ def _check_ridge(config: TrainConfig, plan: FreezePlan, loss: LossName, head: st
 
 
 def _check_batch_norm(config: TrainConfig, plan: FreezePlan, model: Model, variables: Variables) -> None:
-    """A BatchNorm module in training mode needs more than one value per channel: tracing raises its UserError."""
+    """Trace the forward pass, so that BatchNorm raises its UserError now if a channel would have only one value."""
     size = image_size(config)
     images = jax.ShapeDtypeStruct((config.batch_size, size, size, 3), jnp.float32)
     jax.eval_shape(lambda v, x: model.apply(v, x, train_bn=plan.train_bn).logits, variables, images)

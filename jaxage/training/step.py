@@ -62,7 +62,7 @@ def make_train_step(
 
     Returns:
         A jitted function. `items` and `ages` (n,) are all that the loader holds; the batch is row `state.step` of
-        `epoch`, modulo its length. `bad_step` is the state's, to be read when the state has been donated.
+        `epoch`, modulo its length. `bad_step` is returned separately, as the state itself is donated to the next call.
     """
 
     def step(state: TrainState, items: Items, ages: Float[Array, " n"], epoch: EpochBatches) -> TrainState:

@@ -62,12 +62,12 @@ def make_phases(firsts: Mapping[str, int], total_steps: int) -> tuple[Phase, ...
 
 
 def labels_in(phase: Phase, labels: Params) -> Params:
-    """The label tree in which what does not learn yet is "frozen"."""
+    """The label tree of a phase: leaves of groups that are not yet unfrozen are labelled "frozen"."""
     return jax.tree.map(lambda label: label if label in phase.learning else FROZEN, labels)
 
 
 def plan_in(phase: Phase, plan: FreezePlan, batch_stats: Params, frozen_bn: FrozenBatchNorm) -> FreezePlan:
-    """The plan in which what does not learn yet is frozen; the first block is that of the whole run."""
+    """The plan of a phase: groups that are not yet unfrozen are frozen. The first block is that of the whole run."""
     labels = labels_in(phase, plan.labels)
     return plan._replace(labels=labels, train_bn=train_bn_modules(batch_stats, labels, frozen_bn))
 

@@ -1,4 +1,4 @@
-"""Which view of which image each row of cached features is; needs no network."""
+"""Maps each row of cached features to an image and a view. Does not need the network."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +37,7 @@ class ViewIndex:
 
     @property
     def kinds(self) -> int:
-        """How many kinds of views have ids: a mirror is the second, whether or not training images have it."""
+        """Number of view ids per image. Id 1 is reserved for the mirror, even if `views` is 1."""
         return max(self.views, 1 + self.flip)
 
     @cached_property
@@ -49,14 +49,14 @@ class ViewIndex:
 
     @cached_property
     def eval_rows(self) -> EvalRows:
-        """The rows of every image and, with `flip`, of its mirror; for training images, never tested, itself again."""
+        """The rows of every image and, with `flip`, of its mirror; the same row twice for training images."""
         images = np.arange(self.images)
         mirrors = images.copy()
         mirrors[self._mirrored] = len(self) - len(self._mirrored) + np.arange(len(self._mirrored))
         return np.column_stack([images, mirrors][: 1 + self.flip]).astype(np.int32)
 
     def wanted(self) -> Wanted:
-        """What each row of features is made of."""
+        """The image and the view of each row of features."""
         n, trained, views = self.images, len(self.train_rows), self.views
         rows = np.concatenate([np.arange(n), np.repeat(self.train_rows, views - 1), self._mirrored])
         further = np.arange(trained * self.kinds).reshape(trained, self.kinds)[:, 1:views]

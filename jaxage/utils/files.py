@@ -91,47 +91,55 @@ def lock_folder(folder: Path, busy: UserError) -> Iterator[None]:
         busy: Raised if somebody else holds the lock. Nothing is touched then.
     """
     made: list[Path] = []
-    lock = _acquire(folder, busy, made)
+    try:
+        lock = _acquire(folder, busy, made)
+    except OSError:
+        _remove_empty(made)
+        raise
     try:
         yield
     finally:
         if not {path.name for path in folder.glob("*")} - {LOCK}:
             (folder / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # somebody else has put something there
-                for each in made:
-                    each.rmdir()
+            _remove_empty(made)
         lock.release()
 
 
 def _acquire(folder: Path, busy: UserError, made: list[Path]) -> FileLock:
     """The lock, held; `made` gets the folders that were made, innermost first, by us or by a process that was killed.
 
-    A holder may remove lock and folder before we lock the file that we opened: a lock counts only if the file is still
-    in its place.
+    A holder may remove the lock file between our opening and our locking it: a lock counts only if its file is still in
+    its place.
     """
-    lock, path = FileLock(folder / LOCK), folder / LOCK
+    lock = FileLock(folder / LOCK)
     for _ in range(_TRIES):
         made += [each for each in (folder, *folder.parents) if not each.exists() and each not in made]
-        if path.exists() and folder not in made:
+        if (folder / LOCK).exists() and folder not in made:
             made.insert(0, folder)
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):  # a holder is removing the folder
             folder.mkdir(parents=True, exist_ok=True)
-            with path.open("ab") as opened:
-                try:
-                    lock.acquire(timeout=0)
-                except Timeout:
-                    raise busy from None
-                if _is_at(opened, path):
-                    return lock
-                lock.release()
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise busy from None
+            if _is_in_place(lock, folder / LOCK):
+                return lock
+            lock.release()
     raise busy
 
 
-def _is_at(file: IO[bytes], path: Path) -> bool:
+def _is_in_place(lock: FileLock, path: Path) -> bool:
+    descriptor = lock._context.lock_file_fd  # filelock has no public way to ask for it
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+        return descriptor is not None and os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # not made after all, or somebody else has put something there
+            folder.rmdir()
 
 
 def rename_folder(unfinished: Path, folder: Path) -> bool:

@@ -108,7 +108,6 @@ def test_every_pair_of_options_trains_or_is_refused(tmp_path: Path, monkeypatch:
         ({"solver": "ridge", "loss": "mse", "cache_features": "off"}, r"--solver ridge .* no --cache-features off"),
         ({"augment": True, "cache_features": "host"}, r"--augment draws images anew .* --cache-features host"),
         ({"augment": True, "views": 4}, r"--augment draws images anew .* --views 4"),
-        ({"cache_features": "device", "memory_budget": 0.0}, r"--memory-budget 0 contradict"),
         ({"cache_features": "disk", "frozen_bn": "train"}, r"--cache-features disk .* there are none"),
         ({"unfreeze": "layer4@0.5"}, r"--unfreeze names 'layer4'"),
         ({"batch_size": 1, "trainable": "all", "image_size": 32}, r"more than one value per channel"),

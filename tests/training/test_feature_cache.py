@@ -17,6 +17,7 @@ from jaxage.data.loader import DataLoader, make_loader
 from jaxage.models.registry import create_model
 from jaxage.training.feature_cache import FrozenTrunk, allocate, compute_cached, feature_key, open_cached, run_trunk
 from jaxage.training.view_index import ViewIndex
+from jaxage.types import InputContract
 from jaxage.utils.sharding import make_mesh, replicate
 from tests.tiny import tiny_model
 
@@ -33,7 +34,7 @@ def trunk(mesh: Mesh | None = None, budget: float = np.inf, **changes: Any) -> F
     given = {
         "model": model,
         "variables": replicate(model.init(jax.random.key(0)), mesh),
-        "channels": CHANNELS,
+        "contract": InputContract(*CHANNELS),
         "start": "layer4",
         "loader": make_loader(IMAGES, AGES, mesh, budget),
         "data_sha256": "data",
@@ -89,11 +90,13 @@ def test_the_key_knows_all_that_features_depend_on() -> None:
     changed = jax.tree.map(lambda leaf: leaf, t.variables)
     changed["params"]["conv1"]["kernel"] = changed["params"]["conv1"]["kernel"].at[0, 0, 0, 0].add(1)
     others = {"variables": changed, "start": "avgpool", "seed": 1, "data_sha256": "other"}
-    others |= {"channels": ((0.4,) * 3, (0.25,) * 3), "loader": DataLoader(IMAGES[:, ::2], AGES, make_mesh())}
+    others |= {"loader": DataLoader(IMAGES[:, ::2], AGES, make_mesh())}
     keys = [feature_key(t, index)]
+    changes = ({"mean": (0.4,) * 3}, {"std": (0.4,) * 3}, {"interpolation": "bicubic"}, {"crop": 0.875})
+    keys += [feature_key(replace(t, contract=t.contract._replace(**change)), index) for change in changes]
     keys += [feature_key(replace(t, **{name: value}), index) for name, value in others.items()]
     keys += [feature_key(t, other) for other in (view_index(2), view_index(flip=True), view_index(rows=TRAIN[:-1]))]
-    assert len(set(keys)) == len(keys) == 10
+    assert len(set(keys)) == len(keys) == 13
     above = jax.tree.map(lambda leaf: leaf, t.variables)
     above["params"]["fc"]["bias"] = above["params"]["fc"]["bias"] + 1
     assert feature_key(replace(t, variables=above), index) == keys[0]

@@ -16,7 +16,7 @@ from jaxage.training.run_folder import (
     non_default_flags,
     open_run,
     read_config,
-    save_resolved,
+    require_inputs,
 )
 from jaxage.utils.files import write_json
 
@@ -92,9 +92,9 @@ def test_resume_with_other_settings_is_refused_by_name(
 
 def test_what_was_resolved_is_apart_from_what_was_asked(tmp_path: Path) -> None:
     config = TrainConfig(out=tmp_path / "run", epochs=3)
+    chosen = {"loss": "huber", "dtype": "float32", "weights": "random", "cache_features": "off"}
     with open_run(config, quiet) as run:
-        create_run(run, INPUTS)
-        save_resolved(run, replace(run.config, loss="huber", dtype="float32", weights="random", cache_features="off"))
+        create_run(replace(run, config=replace(run.config, **chosen)), INPUTS)  # type: ignore[arg-type]
     with open_run(replace(config, resume=True), quiet) as run:
         assert (run.config.loss, run.config.weights, run.config.cache_features) == ("huber", "random", "off")
         assert non_default_flags(run.asked) == non_default_flags(config) == "--epochs 3"
@@ -103,6 +103,24 @@ def test_what_was_resolved_is_apart_from_what_was_asked(tmp_path: Path) -> None:
         open_run(replace(config, resume=True, loss="l1"), quiet),
     ):
         pass
+
+
+def test_a_run_of_an_earlier_version_agrees_with_what_it_was_started_with(tmp_path: Path) -> None:
+    """It has the chosen values in place of "auto", and no resolved.json."""
+    write_config(tmp_path / "run", TrainConfig(loss="huber", dtype="float32", cache_features="off", weights="random"))
+    typed = frozenset({"loss", "dtype", "weights"})
+    found, _ = find_run(TrainConfig(out=tmp_path / "run", resume=True), typed)
+    assert (found.loss, found.weights) == ("huber", "random")
+    with pytest.raises(RunError, match="--loss huber, not --loss l1"):
+        find_run(TrainConfig(out=tmp_path / "run", resume=True, loss="l1"), typed)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"lost": 1}', "{"])
+def test_resolved_settings_that_are_none_are_named(text: str, tmp_path: Path) -> None:
+    begin(TrainConfig(out=tmp_path / "run"))
+    (tmp_path / "run" / "resolved.json").write_text(text)
+    with pytest.raises(RunError, match=r"resolved\.json"):
+        begin(TrainConfig(out=tmp_path / "run", resume=True))
 
 
 def test_resume_without_out_finds_the_newest(tmp_path: Path) -> None:
@@ -195,11 +213,12 @@ def test_ten_runs_started_at_once(tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_with_its_own_data_and_weights_alone(tmp_path: Path) -> None:
-    begin(TrainConfig(out=tmp_path / "run"))
-    with open_run(TrainConfig(out=tmp_path / "run", resume=True), quiet) as run:
-        create_run(run, dict(INPUTS))
-        with pytest.raises(RunError, match=r"its data have changed .*data was sum, is another"):
-            create_run(run, INPUTS | {"data": "another"})
+    folder = tmp_path / "run"
+    require_inputs(folder, INPUTS)
+    begin(TrainConfig(out=folder))
+    require_inputs(folder, INPUTS | {"input": "which runs of earlier versions do not name"})
+    with pytest.raises(RunError, match=r"its data have changed .*data was sum, is another"):
+        require_inputs(folder, INPUTS | {"data": "another"})
 
 
 def test_a_weights_file_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

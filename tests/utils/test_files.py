@@ -1,6 +1,8 @@
+import errno
 import json
 import multiprocessing
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,26 @@ def test_one_at_a_time_and_again_afterwards(tmp_path: Path) -> None:
     with lock_folder(folder, BUSY), pytest.raises(UserError, match="busy"), lock_folder(folder, BUSY):
         pass
     assert (folder / "work").exists()
+
+
+def test_a_name_that_cannot_be_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="too long"), lock_folder(tmp_path / "runs" / ("a" * 300), BUSY):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_file_locks_the_file_is_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network file systems."""
+
+    def missing(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", missing)
+    with warnings.catch_warnings(action="ignore"):
+        for _ in range(2):
+            again = lock_folder(tmp_path / "run", BUSY)
+            with lock_folder(tmp_path / "run", BUSY), pytest.raises(UserError, match="busy"), again:
+                pass
 
 
 def test_an_unused_folder_vanishes_with_what_was_made_for_it(tmp_path: Path) -> None:

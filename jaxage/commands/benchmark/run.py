@@ -20,7 +20,7 @@ from jaxage.commands.study.recipes import REPORT_MODELS, parse_model
 from jaxage.data.dataset import Dataset
 from jaxage.report.timeline import timeline
 from jaxage.training.run_folder import environment
-from jaxage.types import Dtype, Json, Log
+from jaxage.types import Dtype, Json, Log, UserError
 from jaxage.utils.files import write_json
 from jaxage.utils.sharding import along_batch, mesh_for
 
@@ -66,6 +66,13 @@ class BenchmarkConfig:
     profile: Path | None = None
     """A picture (.png) of what the host and the devices do during an epoch. There is one for each configuration; its
     name is added to the file name."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for the first field that cannot be used."""
+        least = {"image_size": 32, "batch_size": 1, "images": 5, "rounds": 1, "end_to_end_images": 5}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise UserError(f"--{name.replace('_', '-')} must be at least {value}, got {getattr(self, name)}")
 
 
 def benchmark(config: BenchmarkConfig, log: Log = print) -> Json:

@@ -23,7 +23,7 @@ from jaxage.training.export import ModelConfig
 from jaxage.training.inputs import from_images
 from jaxage.training.loop import predict_at
 from jaxage.training.predictor import predict_rows
-from jaxage.training.setup import Start, check_settings
+from jaxage.training.setup import InitialModel, check_settings
 from jaxage.training.step import make_predict_step
 from jaxage.types import Arch, CacheFeatures, Dtype, Rows
 from jaxage.utils.sharding import block_if_multi_cpu, make_mesh, replicate, replicated
@@ -76,7 +76,7 @@ class JaxageWorkload:
         self.model = self._config.model()
         self._variables = self.model.init(jax.random.key(0))
         setup = check_settings(config)
-        built = build(config, setup, data, Start(self._config, self._variables, {}), lambda _: None)
+        built = build(config, setup, data, InitialModel(self._config, self._variables, {}), lambda _: None)
         self._program, self._state = built.program, built.state
         self.start, self.compile_s = setup.plan.first_block, built.timing["compile_s"]
         inputs, mesh = self._program.inputs, self._program.mesh
@@ -109,7 +109,7 @@ class JaxageWorkload:
 
     def difference(self) -> float:
         """The largest difference in years from predictions on the CPU in float32, with the initial weights."""
-        rows = np.arange(self._batch)
+        rows = np.resize(np.arange(len(self._data.records)), self._batch)
         here = predict_at(self._program, self._state.average, rows)
         exact = replace(self._config, dtype="float32")
         model = create_model(exact.arch, outputs=exact.objective().outputs, conv_form="cpu")

@@ -18,7 +18,7 @@ from jaxage.data.dataset import Dataset
 from jaxage.data.load import load_data
 from jaxage.data.prepared import read_manifest
 from jaxage.models.registry import MODELS
-from jaxage.pretrained.load import RANDOM, find_weights
+from jaxage.pretrained.load import RANDOM, find_input, find_weights
 from jaxage.training.loop import Diverged, Stopped
 from jaxage.training.run_folder import REPORT, RunError
 from jaxage.training.setup import check_settings
@@ -231,12 +231,15 @@ def _find_all_weights(settings: Iterable[TrainConfig]) -> None:
 def _load(config: StudyConfig, protocol: Protocol) -> Dataset:
     """The faces of one protocol, divided as the data say. If they say nothing, the protocol decides."""
     base = TrainConfig(data=config.data, image_size=config.image_size, max_bad=config.max_bad, split_seed=0)
-    dataset = load_data(base, cache_folder())
+    weights = _weights(config)
+    arch = parse_model(config.models[0]).arch
+    contract = find_input(weights.get(arch, base.weights), arch)
+    dataset = load_data(base, cache_folder(), contract=contract)
     if dataset.split == "given":
         return dataset
     people = protocol == "best" and bool((dataset.records.identity != "").any())
     rule: SplitChoice = "identity" if people else "random"
-    return dataset if dataset.split == rule else load_data(replace(base, split=rule), cache_folder())
+    return dataset if dataset.split == rule else load_data(replace(base, split=rule), cache_folder(), contract=contract)
 
 
 def _choice(dataset: Dataset) -> SplitChoice:

@@ -139,7 +139,7 @@ def read_result(protocol: Protocol, model: ModelSpec, seed: int, folder: Path, r
     if [row["path"] for row in rows] != records.path[records.rows_of("test")].tolist():
         raise RunError(f"{folder / 'predictions.csv'} has been changed: remove {folder} and start again")
     lines = (folder / HISTORY).read_text(encoding="utf-8").splitlines()
-    prediction = np.array([row["prediction"] for row in rows], np.float32)
+    prediction = np.maximum(np.array([row["prediction"] for row in rows], np.float32), 0)  # earlier runs did not clip
     return Result(protocol, model, seed, report, [json.loads(line) for line in lines], prediction)
 
 

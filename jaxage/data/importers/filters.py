@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxage.data.importers.imdb_wiki import AgeFormula, Metadata
+from jaxage.data.importers.imdb_mat import AgeFormula, Metadata
 from jaxage.data.importers.importer import FilterStep
 from jaxage.data.splits import place
 from jaxage.types import Mask, UserError

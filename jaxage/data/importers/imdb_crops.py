@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxage.data.files import path_fault
 from jaxage.data.importers.filters import Criteria, filter_records
-from jaxage.data.importers.imdb_wiki import Collection, Metadata, parse_metadata
-from jaxage.data.importers.imdb_wiki_files import open_crops
+from jaxage.data.importers.imdb_files import open_crops
+from jaxage.data.importers.imdb_mat import Collection, Metadata, parse_metadata
 from jaxage.data.importers.importer import ImportedFaces, Importer, funnel_table
 from jaxage.data.records import DataError, Records, make_records
 from jaxage.types import Rows

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.io
 
-from jaxage.data.importers.imdb_wiki import MATLAB_EPOCH, Collection
+from jaxage.data.importers.imdb_mat import MATLAB_EPOCH, Collection
 from jaxage.types import Json
 from jaxage.utils.files import atomic_write
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxage.data.importers.filters import Criteria, filter_records
-from jaxage.data.importers.imdb_wiki import Metadata, parse_metadata
+from jaxage.data.importers.imdb_mat import Metadata, parse_metadata
 from jaxage.data.importers.importer import funnel_table
 from jaxage.types import UserError
 from tests.data.mat import write_mat

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxage.data.importers.imdb_wiki import Collection, parse_metadata
+from jaxage.data.importers.imdb_mat import Collection, parse_metadata
 from jaxage.data.synthetic.imdb_layout import Photo, write_tree
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from jaxage.data.importers.imdb_wiki import AgeFormula, Collection, Metadata, parse_metadata
+from jaxage.data.importers.imdb_mat import AgeFormula, Collection, Metadata, parse_metadata
 from jaxage.data.records import DataError
 from tests.data.mat import FIELDS, write_mat
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from jaxage.data.files import ReadImage, open_files
-from jaxage.data.importers.imdb_wiki import Collection
+from jaxage.data.importers.imdb_mat import Collection
 from jaxage.data.records import DataError
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxage.data.importers.imdb_wiki_files import open_crops
+from jaxage.data.importers.imdb_files import open_crops
 from jaxage.data.records import DataError
 
 FILES = {"imdb.mat": b"matrix", "00/a.jpg": b"face"}
