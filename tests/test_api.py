@@ -46,7 +46,7 @@ def test_a_network_a_loss_and_a_metric_of_ones_own_without_editing_jaxage(
     monkeypatch.setitem(jaxage.MODELS, "mine", TINY)
     monkeypatch.setitem(jaxage.LOSSES, "mine", loss)
     monkeypatch.setitem(jaxage.METRICS, "median", jaxage.Metric(median_error, "MedAE", "years", 2, False))
-    data, said = write_faces(tmp_path / "data", n=80), list[str]()
+    data, said = write_faces(tmp_path / "data", n=40), list[str]()
     config = jaxage.TrainConfig(
         arch="mine",
         loss="mine",

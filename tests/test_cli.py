@@ -107,6 +107,7 @@ def test_what_is_typed_is_compared_on_resume_though_it_is_a_default(
     typed: list[str], words: str, tmp_path: Path
 ) -> None:
     write_json(tmp_path / "config.json", to_json(TrainConfig(epochs=2, flip=False, cache_features="off")))
+    write_json(tmp_path / "resolved.json", {})
     with pytest.raises(SystemExit) as stop:
         main(["train", "--out", str(tmp_path), "--resume", *typed])
     assert words in str(stop.value.code)

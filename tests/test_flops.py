@@ -72,7 +72,6 @@ def spent(model: Model, config: TrainConfig, variables: Variables, plan: FreezeP
         ("resnet18", "fc,layer4,layer3"),
         ("resnet18", "fc,layer4,layer3,layer2"),
         ("resnet18", "fc,layer4,layer3,layer2,layer1"),
-        ("resnet50", "fc,layer4"),
     ],
 )
 def test_a_step_costs_the_forward_and_the_needed_backward(arch: Arch, trainable: str) -> None:

@@ -15,13 +15,12 @@ from jaxage.types import UserError
 from tests.faces import write_faces
 
 VALUES: dict[str, tuple[Any, ...]] = {
-    "trainable": ("fc", "all"),
+    "trainable": ("fc",),
     "frozen_bn": ("train",),
     "dtype": ("bfloat16",),
-    "split": ("identity",),
     "loss": ("mse", "dldl"),
     "solver": ("ridge",),
-    "views": (1, 4),
+    "views": (4,),
     "augment": (True,),
     "unfreeze": ("layer4@0.5,bn4@0.7",),
     "balance": (0.5,),
@@ -87,9 +86,9 @@ def test_every_pair_of_options_trains_or_is_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("jaxage.commands.train._test", predicted)
     for name in ("_write_results", "results_table"):
         monkeypatch.setattr(f"jaxage.commands.train.{name}", lambda *_: "")
-    data = write_faces(tmp_path / "data", n=80)
+    data = write_faces(tmp_path / "data", n=40)
     accepted = [pair for pair in pairs() if not refused(pair)]
-    assert 80 < len(accepted) < len(pairs()) - 20
+    assert 60 < len(accepted) < len(pairs()) - 10
     runs = packed(accepted)
     assert len(runs) < 30
     for number, options in enumerate(runs):

@@ -1,4 +1,4 @@
-"""Whole runs, on a real network, from files on disk to the folder that a user looks at."""
+"""Whole runs, from files on disk to the folder that a user looks at: one of a real network, others of a tiny one."""
 
 import csv
 import importlib
@@ -43,11 +43,13 @@ SMALL: dict[str, Any] = {
     "learning_rate": 0.01,
 }
 
+TINY = SMALL | {"arch": "tiny"}
+
 TRAIN = importlib.import_module("jaxage.commands.train")
 
 Run = tuple[Path, dict[str, Any]]
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = pytest.mark.usefixtures("own_cache", "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +181,7 @@ def test_a_prepared_folder_trains_streams_and_is_scored(faces: Path, tmp_path: P
     options = PrepareOptions(tmp_path / "prepared", "identity", seed=3, max_bad=0.1)
     prepared = prepare_dataset(CSV, CsvOptions(faces), options, log=lambda _: None)
     said: list[str] = []
-    config = TrainConfig(data=prepared, out=tmp_path / "run", memory_budget=0.0, **(SMALL | {"epochs": 1}))
+    config = TrainConfig(data=prepared, out=tmp_path / "run", memory_budget=0.0, **(TINY | {"epochs": 1}))
     report = train(config, log=said.append)
     assert (report["data"]["name"], report["data"]["split"]) == ("faces", "identity")
     assert report["data"]["leakage"]["seen_share"] == 0
@@ -197,14 +199,14 @@ def test_a_prepared_folder_trains_streams_and_is_scored(faces: Path, tmp_path: P
 
 def test_features_from_memory_teach_the_same(faces: Path, tmp_path: Path) -> None:
     for place in ("device", "host"):
-        train(TrainConfig(data=faces, out=tmp_path / place, cache_features=place, **SMALL), log=lambda _: None)
+        train(TrainConfig(data=faces, out=tmp_path / place, cache_features=place, **TINY), log=lambda _: None)
     found = [[float(row["prediction"]) for row in predictions(tmp_path / place)] for place in ("device", "host")]
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
 
 
 def test_a_head_in_closed_form(faces: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    config = TrainConfig(data=faces, out=tmp_path / "run", **(SMALL | {"solver": "ridge", "loss": "mse"}))
+    config = TrainConfig(data=faces, out=tmp_path / "run", **(TINY | {"solver": "ridge", "loss": "mse"}))
     report = train(config, log=said.append)
     assert any("29 strengths" in line for line in said)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -219,14 +221,14 @@ def test_a_head_in_closed_form(faces: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("setting", [{"loss": "dldl"}, {"trainable": "fc,layer4"}, {"cache_features": "off"}])
 def test_what_has_no_closed_form_is_refused(setting: dict[str, Any], tmp_path: Path) -> None:
-    settings = SMALL | {"solver": "ridge", "loss": "mse"} | setting
+    settings = TINY | {"solver": "ridge", "loss": "mse"} | setting
     with pytest.raises(UserError, match="--solver ridge fits a head of one output"):
         train(TrainConfig(out=tmp_path / "run", **settings), log=lambda _: None)
 
 
 def test_other_data_do_not_resume_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = write_faces(tmp_path / "data")
-    config = TrainConfig(data=table, out=tmp_path / "run", resume=True, **SMALL)
+    config = TrainConfig(data=table, out=tmp_path / "run", resume=True, **TINY)
     with monkeypatch.context() as patch:
         patch.setattr(TRAIN, "fit", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -242,12 +244,12 @@ def interrupted(*_: Any) -> None:
 
 def test_a_frozen_new_head_and_a_constant_age_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="add fc"):
-        train(TrainConfig(out=tmp_path / "run", **(SMALL | {"trainable": "layer4"})), log=lambda _: None)
+        train(TrainConfig(out=tmp_path / "run", **(TINY | {"trainable": "layer4"})), log=lambda _: None)
     table = write_faces(tmp_path / "data")
     rows = list(csv.DictReader(table.read_text().splitlines()))
     table.write_text("path,age\n" + "".join(f"{row['path']},30\n" for row in rows))
     with pytest.raises(UserError, match=r"every age .* is 30"):
-        train(TrainConfig(data=table, out=tmp_path / "run", **SMALL), log=lambda _: None)
+        train(TrainConfig(data=table, out=tmp_path / "run", **TINY), log=lambda _: None)
     assert not (tmp_path / "run").exists()
 
 
@@ -315,7 +317,7 @@ def test_a_typo_is_refused_before_anything_is_read_or_fetched(
 ) -> None:
     monkeypatch.setattr(TRAIN, "load_data", lambda *_: pytest.fail("read"))
     with pytest.raises(UserError, match=word):
-        train(TrainConfig(out=tmp_path / "run", **(SMALL | setting)), log=lambda _: None)
+        train(TrainConfig(out=tmp_path / "run", **(TINY | setting)), log=lambda _: None)
     assert not (tmp_path / "run").exists()
 
 
@@ -324,8 +326,8 @@ def unavailable(*_: Any) -> None:
 
 
 def start(faces: Path, out: Path) -> "subprocess.Popen[str]":
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in (SMALL | {"epochs": 6}).items()]
-    command = [sys.executable, "-m", "jaxage.cli", "train", f"--data={faces}", f"--out={out}", "--resume", *options]
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in (TINY | {"epochs": 6}).items()]
+    command = [sys.executable, "-m", "tests.tiny_cli", "train", f"--data={faces}", f"--out={out}", "--resume", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
 
 

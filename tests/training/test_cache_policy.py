@@ -34,7 +34,6 @@ GIB = 2**30
 
 CUTS = [
     ("resnet18", "fc,layer4.1", "layer4.1"),
-    ("mobilenet_v2", "classifier,features.18", "features.18"),
 ]
 
 

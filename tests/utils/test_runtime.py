@@ -19,10 +19,12 @@ from jaxage.utils.runtime import prepare_jax
 misses = []
 jax.monitoring.register_event_listener(lambda event, **_: misses.append(event) if "cache_misses" in event else None)
 prepare_jax(json.loads(sys.argv[1]))
-from jaxage import TrainConfig, train
+from jaxage import MODELS, TrainConfig, train
+from tests.tiny import TINY
+MODELS["tiny"] = TINY
 if len(sys.argv) > 2:
-    train(TrainConfig(data=Path(sys.argv[2]), out=Path(sys.argv[3]), trainable="fc", weights="random", image_size=32,
-                      epochs=1, batch_size=12, cache_features="disk"), log=lambda _: None)
+    train(TrainConfig(arch="tiny", data=Path(sys.argv[2]), out=Path(sys.argv[3]), trainable="fc", weights="random",
+                      image_size=32, epochs=1, batch_size=12, cache_features="disk"), log=lambda _: None)
 print(json.dumps({"devices": jax.device_count(), "misses": len(misses), "cache": jax.config.jax_compilation_cache_dir}))
 """
 

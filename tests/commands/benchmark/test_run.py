@@ -1,9 +1,11 @@
 import json
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from jaxage.commands.benchmark import end_to_end as processes
 from jaxage.commands.benchmark import run as module
 from jaxage.commands.benchmark.run import BenchmarkConfig, benchmark
 from jaxage.types import UserError
@@ -40,10 +42,17 @@ def test_rates_of_a_frozen_and_of_a_free_network(tmp_path: Path, monkeypatch: py
     assert {path.name for path in tmp_path.glob("*.png")} == {"epoch-tiny-fc.png", "epoch-tiny-all.png"}
 
 
+@pytest.mark.usefixtures("tiny")
 def test_whole_processes_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_no_compilation_cache", nullcontext)
     quick(monkeypatch)
-    config = small(tmp_path, configurations=("resnet18:fc",), rounds=1, end_to_end_epochs=1, end_to_end_images=20)
+    run_process = processes._run_process
+
+    def run_tiny(command: list[str], *others: Any) -> float:
+        return run_process([word.replace("jaxage.cli", "tests.tiny_cli") for word in command], *others)
+
+    monkeypatch.setattr(processes, "_run_process", run_tiny)
+    config = small(tmp_path, configurations=("tiny:fc",), rounds=1, end_to_end_epochs=1, end_to_end_images=20)
     (times,) = benchmark(config, lambda _: None)["end_to_end"]
     assert times["first_s"] > times["second_s"] > 0
 

@@ -24,21 +24,13 @@ from jaxage.utils.files import lock_folder
 from tests.faces import write_faces
 
 MODELS = ("tiny:fc",)
-COMMAND = """
-import sys
-from jaxage import MODELS
-from jaxage.cli import main
-from tests.tiny import TINY
-MODELS["tiny"] = TINY
-main(sys.argv[1:])
-"""
 
 pytestmark = pytest.mark.usefixtures("own_cache", "tiny")
 
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_faces(tmp_path_factory.mktemp("data"), n=200)
+    return write_faces(tmp_path_factory.mktemp("data"), n=120)
 
 
 def small(faces: Path, out: Path, **changes: Any) -> StudyConfig:
@@ -237,7 +229,7 @@ def test_killed_and_begun_again_it_goes_on(done: tuple[Path, list[str]], faces: 
     out = tmp_path / "study"
     options = ["--data", str(faces), "--out", str(out), "--models", *MODELS, "--seeds", "1", "--image-size", "32"]
     options += ["--epochs", "1", "--weights", "tiny=random"]
-    command = [sys.executable, "-c", COMMAND, "study", *options]
+    command = [sys.executable, "-m", "tests.tiny_cli", "study", *options]
     here = os.environ | {"JAX_NUM_CPU_DEVICES": str(jax.device_count())}
     with subprocess.Popen(command, env=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while not list(out.glob("runs/*/*/*/report.json")):
