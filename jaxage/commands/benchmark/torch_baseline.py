@@ -182,4 +182,4 @@ def usual_loop(table: Path, arch: Arch, trainable: str, size: int, batch_size: i
 if __name__ == "__main__":
     started = time.perf_counter()
     faces, arch, layers, *numbers = sys.argv[1:]
-    print(usual_loop(Path(faces), arch, layers, *map(int, numbers)), f"{time.perf_counter() - started:.1f} s")  # type: ignore[arg-type]
+    print(usual_loop(Path(faces), arch, layers, *map(int, numbers)), f"{time.perf_counter() - started:.1f} s")
