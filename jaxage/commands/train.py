@@ -63,8 +63,8 @@ def train(config: TrainConfig, log: Log = print, given: Collection[str] | None =
     with open_run(config, log, given) as run:
         if report := finished_report(run.folder):  # by another process, in the meantime
             return report
-        log(f"run folder: {run.folder}, settings: {non_default_flags(run.asked) or 'the defaults'}")
         setup = check_settings(run.config)
+        log(f"run folder: {run.folder}, settings: {non_default_flags(run.asked) or 'the defaults'}")
         dataset = load_data(run.config, cache_folder(), log, setup.input)
         initial = initialize(run.config, setup, dataset, log)
         inputs = run_inputs("train", dataset, initial)
