@@ -79,5 +79,17 @@ class InputContract(NamedTuple):
     crop: float = 1.0
 
 
+class Framing(NamedTuple):
+    """Where a face sits in the square that a network takes, in shares of the square's side.
+
+    x, y: the mean point of the five landmarks (eyes, nose, corners of the mouth), from the upper left corner.
+    scale: the root mean square distance of the landmarks from that point.
+    """
+
+    x: float
+    y: float
+    scale: float
+
+
 class UserError(ValueError):
     """An error that the user can fix; the message says what is wrong and what to do."""

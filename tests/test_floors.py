@@ -14,7 +14,7 @@ PACKAGE = Path(next(iter(jaxage.__path__)))
 FLOORS = (
     ("types", "config", "utils", "losses", "metrics"),
     ("models", "data", "report"),
-    ("pretrained", "training"),
+    ("pretrained", "photos", "training"),
     ("commands", "cli", "__init__"),
 )
 PLACE_OF = {room: place for place, room in enumerate(room for floor in FLOORS for room in floor)}

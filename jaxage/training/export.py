@@ -10,7 +10,8 @@ import numpy as np
 from jaxage.losses import LOSSES, Objective, make_objective
 from jaxage.models.registry import Model, create_model
 from jaxage.pretrained.safetensors_io import read_variables, write_variables
-from jaxage.types import Arch, Dtype, InputContract, Interpolation, LossName, UserError, Variables
+from jaxage.training.intervals import Intervals
+from jaxage.types import Arch, Dtype, Framing, InputContract, Interpolation, LossName, UserError, Variables
 from jaxage.utils.files import write_json, write_text
 
 _DEFAULT = InputContract()
@@ -23,6 +24,7 @@ class ModelConfig:
     Input: RGB in 0-1, the shorter side resized to `image_size / crop` (`interpolation`, antialiased), the central
     square of `image_size`, then `(x - mean) / std`. Output: logits that the objective `loss`, with `age_mean` and
     `age_std` in years, turns into an age; with `flip` the age is the mean of the image's and its mirror's.
+    `framing` says where faces sat in the training crops, and `intervals` how sure an age is; None if unknown.
     """
 
     arch: Arch
@@ -36,6 +38,8 @@ class ModelConfig:
     std: tuple[float, ...] = _DEFAULT.std
     interpolation: Interpolation = _DEFAULT.interpolation
     crop: float = _DEFAULT.crop
+    framing: Framing | None = None
+    intervals: Intervals | None = None
 
     def objective(self) -> Objective:
         """The objective that the head was trained for."""
@@ -57,6 +61,11 @@ def export_model(folder: Path, variables: Variables, config: ModelConfig, card: 
     metadata = {"arch": config.arch, "input": json.dumps(config.input()._asdict())}
     write_variables(folder / "model.safetensors", leaves, metadata)
     write_text(folder / "README.md", card)
+    write_model_config(folder, config)
+
+
+def write_model_config(folder: Path, config: ModelConfig) -> None:
+    """Write `model.json`: the config, and in words what goes in and comes out."""
     words = {
         "input": {
             "color": "RGB, 0-1, then (x - mean) / std",
@@ -68,7 +77,8 @@ def export_model(folder: Path, variables: Variables, config: ModelConfig, card: 
             "age": LOSSES[config.loss].formula,
         },
     }
-    write_json(folder / "model.json", asdict(config) | words)
+    parts = {name: part and part._asdict() for name, part in _parts(config).items()}
+    write_json(folder / "model.json", asdict(config) | words | parts)
 
 
 def load_model(folder: Path) -> tuple[Variables, ModelConfig]:
@@ -80,18 +90,41 @@ def load_model(folder: Path) -> tuple[Variables, ModelConfig]:
     Raises:
         UserError: if a file is missing or is not one of jaxage's.
     """
+    folder = model_folder(folder)
+    return read_variables(folder / "model.safetensors"), read_model_config(folder)
+
+
+def model_folder(folder: Path) -> Path:
+    """The `model/` folder of a run, or `folder` itself if it is one. Raises UserError if there is no model."""
     folder = folder / "model" if (folder / "model").is_dir() else folder
-    path = folder / "model.json"
-    if not path.is_file():
+    if not (folder / "model.json").is_file():
         raise UserError(f"{folder} holds no model.json: give the folder of a finished run, or its model/ folder")
+    return folder
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """Read `model.json` in a model folder. Raises UserError if it is not one of jaxage's."""
+    path = folder / "model.json"
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         names = [f.name for f in fields(ModelConfig) if f.name in stored or f.default is MISSING]
-        known = {name: stored[name] for name in names}
-        config = ModelConfig(**(known | {name: tuple(known[name]) for name in ("mean", "std") if name in known}))
+        known = {name: _tuples(stored[name]) for name in names}
+        for name, kind in (("framing", Framing), ("intervals", Intervals)):
+            known[name] = kind(**known[name]) if known.get(name) else None
+        return ModelConfig(**known)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is not a model.json of jaxage ({error!r}): export it again") from error
-    return read_variables(folder / "model.safetensors"), config
+
+
+def _parts(config: ModelConfig) -> dict[str, Framing | Intervals | None]:
+    return {"framing": config.framing, "intervals": config.intervals}
+
+
+def _tuples(value: Any) -> Any:
+    """JSON lists as tuples, at any depth."""
+    if isinstance(value, dict):
+        return {name: _tuples(part) for name, part in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _to_numpy(tree: dict[str, Any]) -> dict[str, Any]:

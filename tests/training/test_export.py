@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -6,10 +7,13 @@ import numpy as np
 import pytest
 
 from jaxage.training.export import ModelConfig, export_model, load_model
-from jaxage.types import UserError
+from jaxage.training.intervals import Intervals
+from jaxage.types import Framing, UserError
 from jaxage.utils.trees import flatten
 
-CONFIG = ModelConfig("resnet18", "l1", 64, 33.5, 20.25, dtype="bfloat16")
+FRAMING = Framing(0.5, 0.5625, 0.25)
+INTERVALS = Intervals((20.0, 40.0), (0.5, 0.9), ((1.0, 2.5), (2.0, 4.0), (3.0, 7.5)), scaled=False)
+CONFIG = ModelConfig("resnet18", "l1", 64, 33.5, 20.25, dtype="bfloat16", framing=FRAMING, intervals=INTERVALS)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,13 @@ def test_the_contract_says_all_that_another_program_needs(folder: Path) -> None:
         "std": [0.229, 0.224, 0.225],
         "interpolation": "bilinear",
         "crop": 1.0,
+        "framing": {"x": 0.5, "y": 0.5625, "scale": 0.25},
+        "intervals": {
+            "edges": [20.0, 40.0],
+            "coverages": [0.5, 0.9],
+            "radii": [[1.0, 2.5], [2.0, 4.0], [3.0, 7.5]],
+            "scaled": False,
+        },
         "input": {
             "color": "RGB, 0-1, then (x - mean) / std",
             "resize": "shorter side to image_size / crop, antialiased",
@@ -54,11 +65,11 @@ def test_the_contract_says_all_that_another_program_needs(folder: Path) -> None:
 
 def test_a_model_of_an_earlier_version_is_read(folder: Path, tmp_path: Path) -> None:
     fields = json.loads((folder / "model.json").read_text())
-    for later in ("interpolation", "crop"):
+    for later in ("interpolation", "crop", "framing", "intervals"):
         del fields[later]
     (tmp_path / "model.json").write_text(json.dumps(fields))
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
-    assert load_model(tmp_path)[1] == CONFIG
+    assert load_model(tmp_path)[1] == replace(CONFIG, framing=None, intervals=None)
 
 
 def test_another_programs_model_is_named(tmp_path: Path) -> None:
