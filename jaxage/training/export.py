@@ -91,7 +91,8 @@ def load_model(folder: Path) -> tuple[Variables, ModelConfig]:
         UserError: if a file is missing or is not one of jaxage's.
     """
     folder = model_folder(folder)
-    return read_variables(folder / "model.safetensors"), read_model_config(folder)
+    config = read_model_config(folder)
+    return read_variables(folder / "model.safetensors"), config
 
 
 def model_folder(folder: Path) -> Path:
