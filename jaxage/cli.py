@@ -1,31 +1,27 @@
 """The command line. Only this file imports tyro."""
 
-import ast
-import inspect
 import io
 import os
 import signal
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING as DATACLASS_MISSING
-from dataclasses import fields, is_dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_type_hints
+from typing import Annotated, Any, Union
 
 import tyro
-from tyro import MISSING
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from jaxage.commands.benchmark.run import BenchmarkConfig
 from jaxage.commands.benchmark.run import benchmark as run_benchmark
 from jaxage.commands.convert import convert as convert_weights
+from jaxage.commands.evaluate import EvaluateOptions
 from jaxage.commands.evaluate import evaluate as score
 from jaxage.commands.explain import explain as explain_images
+from jaxage.commands.fields import Asked, field_rules
+from jaxage.commands.frame import frame as measure_frame
 from jaxage.commands.lr_find import RANGE_TESTS
 from jaxage.commands.lr_find import lr_find as find_learning_rate
-from jaxage.commands.predict import predict as predict_ages
+from jaxage.commands.photo_rows import photo_writer, screen_lines
+from jaxage.commands.predict import predict as find_ages
 from jaxage.commands.prepare import prepare as prepare_faces
 from jaxage.commands.prepare import prepare_synthetic
 from jaxage.commands.study.run import StudyConfig
@@ -36,27 +32,22 @@ from jaxage.data.importers.importer import Importer
 from jaxage.data.importers.table import IMPORTERS
 from jaxage.data.load import DEMO_FACES, DEMO_SIZE, image_size
 from jaxage.data.prepare.options import PrepareOptions
-from jaxage.losses import LOSSES
-from jaxage.models.registry import MODELS
+from jaxage.photos.files import read_names
 from jaxage.pretrained.download import WeightsUnavailableError
-from jaxage.report.tables import scores_table
+from jaxage.report.tables import intervals_line, scores_table
 from jaxage.training.loop import Diverged, Stopped
 from jaxage.training.run_folder import find_run
-from jaxage.types import Arch, Split, UserError
+from jaxage.types import Arch, FacesIn, UserError
 from jaxage.utils.files import write_json
 from jaxage.utils.runtime import prepare_jax, restart_with_huge_pages
 
-
-class Asked(NamedTuple):
-    """Settings of a run, and which of them were typed."""
-
-    config: TrainConfig
-    given: frozenset[str]
-
-
 _Run = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
-_File = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
-_Images = tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE...")]]
+_Images = tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="IMAGE...")]]
+_IMAGES_HELP = "Photos, folders with photos in and below them, or - for a list of them from stdin, one a line."
+_FACES_HELP = (
+    "photo: find the faces, and crop each as the training crops were. crop: take each image whole, as such a crop. "
+    "auto: take an image whole if one face fills it as in training."
+)
 
 
 def train(asked: Annotated[Asked, tyro.conf.arg(name="")]) -> None:
@@ -66,55 +57,75 @@ def train(asked: Annotated[Asked, tyro.conf.arg(name="")]) -> None:
     run_training(asked.config, given=asked.given)
 
 
-def evaluate(
-    run: _Run,
-    data: Path | None = None,
-    on: Split | None = None,
-    max_bad: float | None = None,
-    out: Path | None = None,
-) -> None:
+def evaluate(run: _Run, options: Annotated[EvaluateOptions, tyro.conf.arg(name="")], out: Path | None = None) -> None:
     """Score the model of a run.
 
     Args:
         run: The folder of a finished run.
-        data: A CSV of faces or a prepared folder, as for train; without it, the run's own data.
-        on: The split to score; without it, the test split of the run's own data, every row of other data.
-        max_bad: The largest share of images that may be missing or broken; without it, the run's.
+        options: What it is scored on.
         out: A JSON file to write the scores to as well.
     """
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
     prepare_jax()
-    scores = score(run, data, on, max_bad)
+    scores = score(run, options)
     print(scores_table({scores["split"]: scores}))
+    print(intervals_line(scores["intervals"]))
     if scores["failed"]:
         print(f"{scores['failed']} images could not be used and are not among them")
     if out is not None:
         write_json(out, scores)
 
 
-def predict(run: _Run, images: _Images) -> None:
-    """Print the predicted age in years of each image.
+def predict(
+    run: _Run,
+    images: Annotated[_Images, tyro.conf.arg(help=_IMAGES_HELP)],
+    faces: Annotated[FacesIn, tyro.conf.arg(help=_FACES_HELP)] = "auto",
+    coverage: float = 0.9,
+    out: Path | None = None,
+) -> None:
+    """Find the faces of photos, and print the age of each in years.
 
     Args:
         run: The folder of a finished run, or its model folder.
-        images: Face crops, framed like the ones the model was trained on.
+        coverage: The probability with which the interval after an age is to hold the true age, 0.5 to 0.99.
+        out: A .csv or .jsonl file for all of it: box, score, age, interval, and the probability of each year.
     """
     prepare_jax()
-    for path, age in zip(images, predict_ages(run, images), strict=True):
-        print(f"{path}\t{age:.1f}")
+    failed = 0
+    with photo_writer(out) as write:
+        for photo in find_ages(run, read_names(images), faces, coverage):
+            write(photo)
+            print(*screen_lines(photo), sep="\n")
+            failed += photo.failed
+    if failed:
+        raise UserError(f"{failed} of the images gave no age; their lines say why")
 
 
-def explain(run: _Run, images: _Images, out: Path = Path("explained")) -> None:
-    """Show where a model looks: for each image, what makes it say older or younger.
+def explain(
+    run: _Run,
+    images: Annotated[_Images, tyro.conf.arg(help=_IMAGES_HELP)],
+    faces: Annotated[FacesIn, tyro.conf.arg(help=_FACES_HELP)] = "auto",
+    out: Path = Path("explained"),
+) -> None:
+    """Show where a model looks: for each face, what makes it say older or younger.
 
     Args:
         run: The folder of a finished run, or its model folder.
-        images: Face crops, framed like the ones the model was trained on.
         out: The folder for a picture of each.
     """
     prepare_jax()
-    explain_images(run, images, out)
+    explain_images(run, read_names(images), out, faces)
+
+
+def frame(run: _Run) -> None:
+    """Measure where faces sit in a model's training crops, so that photos are cropped to match; train does it too.
+
+    Args:
+        run: The folder of a finished run. A model of an earlier version also gets its intervals.
+    """
+    prepare_jax()
+    measure_frame(run)
 
 
 def _prepare_command(importer: Importer[Any]) -> Any:
@@ -192,6 +203,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "explain": explain,
+    "frame": frame,
     "prepare": prepare,
     "convert": convert,
     "lr-find": lr_find,
@@ -206,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(line_buffering=True)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        with _field_rules(arguments):
+        with field_rules(arguments):
             tyro.extras.subcommand_cli_from_dict(
                 _COMMANDS,
                 prog="jaxage",
@@ -226,45 +238,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(128 + stop.signum)
-
-
-def _field_rules(arguments: Sequence[str]) -> ConstructorRegistry:
-    """How tyro reads our dataclasses: choices from tables, help without line breaks of docstrings, and `Asked`."""
-    registry = ConstructorRegistry()
-    typed = {text.partition("=")[0].removeprefix("--").replace("-", "_") for text in arguments if text.startswith("--")}
-
-    @registry.struct_rule
-    def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
-        if info.type is Asked:
-            names = {field.name for field in fields(TrainConfig)}
-            given = frozenset(name for name in names if {name, f"no_{name}"} & typed)
-            return StructConstructorSpec(lambda **values: Asked(TrainConfig(**values), given), _options(TrainConfig))
-        if is_dataclass(info.type) and info.type.__module__.startswith("jaxage."):
-            return StructConstructorSpec(info.type, _options(info.type))
-        return None
-
-    return registry
-
-
-def _options(config: type) -> tuple[StructFieldSpec, ...]:
-    """An option for each field of a dataclass, with its docstring as help."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0].body  # type: ignore[attr-defined]
-    helps = {
-        ast.unparse(field.target): " ".join(ast.literal_eval(text.value).split())
-        for field, text in pairwise(body)
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
-    }
-    types = get_type_hints(config, include_extras=True)
-    types |= {"arch": Literal[*MODELS], "loss": Literal["auto", *LOSSES], "file": _File}
-    return tuple(
-        StructFieldSpec(
-            field.name,
-            types[field.name],
-            MISSING if field.default is DATACLASS_MISSING else field.default,
-            helps[field.name],
-        )
-        for field in fields(config)
-    )
 
 
 def run(*command: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from jaxage.types import Ages, Logits, LossName, RowWeights, UserError, Years
+from jaxage.types import Ages, Logits, LossName, Probabilities, RowWeights, UserError, Years
 
 Scalar = Float[Array, ""]
 
@@ -30,6 +30,8 @@ class Loss(NamedTuple):
     row_losses: (logits (n, outputs), true age in years (n,), mean, std) -> the loss of each row (n,).
     to_age: (logits (n, outputs), mean, std) -> age in years (n,). It may be negative.
     formula: `to_age` in words, for `model.json`.
+    to_probabilities: logits -> the probability of each whole year from 0 (n, years), for a loss that learns a
+        distribution, whose mean is the age; None for the others.
     """
 
     title: str
@@ -37,6 +39,7 @@ class Loss(NamedTuple):
     row_losses: Callable[[Logits, Ages, float, float], Ages]
     to_age: Callable[[Logits, float, float], Ages]
     formula: str
+    to_probabilities: Callable[[Logits], Probabilities] | None = None
 
 
 class Objective(NamedTuple):
@@ -49,8 +52,10 @@ class Objective(NamedTuple):
     predict: logits (n, outputs) -> age in years (n,), at least 0. Negative ages are set to 0. True ages are not
         negative, so absolute errors can only fall. PLCC changes slightly, and ages of exactly 0 are ties for SROCC.
     unclipped: As `predict`, but the age may be negative. Use it for gradients: they are 0 where `predict` clips.
+    probabilities: logits (n, outputs) -> the probability of each whole year from 0 (n, years); (n, 0) for a loss
+        without a distribution.
 
-    All three functions raise ValueError for arrays of another shape.
+    All of these functions raise ValueError for arrays of another shape.
     """
 
     name: LossName
@@ -58,6 +63,7 @@ class Objective(NamedTuple):
     loss: Callable[[Logits, Ages, RowWeights], Scalar]
     predict: Callable[[Logits], Ages]
     unclipped: Callable[[Logits], Ages]
+    probabilities: Callable[[Logits], Probabilities]
 
 
 def make_objective(name: LossName, mean: float, std: float) -> Objective:
@@ -88,6 +94,12 @@ def make_objective(name: LossName, mean: float, std: float) -> Objective:
     def predict(logits: Logits) -> Ages:
         return jnp.maximum(unclipped(logits), 0)
 
+    def probabilities(logits: Logits) -> Probabilities:
+        _check_logits(logits, entry.outputs)
+        if entry.to_probabilities is None:
+            return jnp.zeros((len(logits), 0), jnp.float32)
+        return entry.to_probabilities(logits.astype(jnp.float32))
+
     def loss(logits: Logits, age: Ages, weight: RowWeights) -> Scalar:
         _check_logits(logits, entry.outputs)
         if not logits.shape[:1] == age.shape == weight.shape:
@@ -100,7 +112,7 @@ def make_objective(name: LossName, mean: float, std: float) -> Objective:
         age = jnp.where(counts, age, mean)
         return (weight * entry.row_losses(logits, age, mean, std)).sum() / weight.sum()
 
-    return Objective(name, entry.outputs, loss, predict, unclipped)
+    return Objective(name, entry.outputs, loss, predict, unclipped, probabilities)
 
 
 def reweight_by_age(objective: Objective, ages: Years, power: float) -> Objective:
@@ -167,6 +179,7 @@ LOSSES: dict[LossName, Loss] = {
         row_losses=lambda logits, age, mean, std: _label_distribution(logits, age),
         to_age=lambda logits, mean, std: _expectation(logits),
         formula="softmax-weighted mean of 0, 1, ...",
+        to_probabilities=jax.nn.softmax,
     ),
 }
 """All losses by name. With d = z - (age - mean) / std, the row loss is |d| for `l1`, d^2 for `mse`, and d^2 / 2 where

@@ -20,6 +20,7 @@ CacheFeatures = Literal["auto", "off", "device", "host", "disk"]
 Solver = Literal["adamw", "ridge"]
 SplitRule = Literal["random", "identity"]
 SplitChoice = Literal["given", "random", "identity"]
+FacesIn = Literal["auto", "crop", "photo"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 Images = Float[Array, "batch height width 3"]
@@ -42,6 +43,9 @@ RowWeights = Float[Array, " batch"]
 
 Logits = Float[Array, "batch outputs"]
 """Output of the head, float32, before an objective turns it into an age."""
+
+Probabilities = Float[Array, "n years"]
+"""The probability of each whole year from 0 for n images; no columns if only an age is predicted."""
 
 Years = Float[np.ndarray, " n"]
 """Ages of n images, true or predicted, in years."""
@@ -79,11 +83,18 @@ class InputContract(NamedTuple):
     crop: float = 1.0
 
 
+class Predictions(NamedTuple):
+    """Ages of n images in years, at least 0, and the distributions that they are the means of, if the loss has them."""
+
+    age: Years
+    probabilities: Float[np.ndarray, "n years"]
+
+
 class Framing(NamedTuple):
     """Where a face sits in the square that a network takes, in shares of the square's side.
 
     x, y: the mean point of the five landmarks (eyes, nose, corners of the mouth), from the upper left corner.
-    scale: the root mean square distance of the landmarks from that point.
+    scale: the square root of the area of the face's box.
     """
 
     x: float

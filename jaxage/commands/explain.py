@@ -1,6 +1,6 @@
 """Where a network looks: which parts of a face made it say older or younger."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,44 +10,85 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxage.commands.predict import faces_of
 from jaxage.data.augment import normalize, to_unit
-from jaxage.data.decode import decode_file
 from jaxage.losses import Objective
 from jaxage.models.registry import Model
+from jaxage.photos.detector import Pixels
+from jaxage.photos.faces import TOO_SMALL, make_face_finder
+from jaxage.photos.files import list_photos
 from jaxage.report.saliency import overlay
-from jaxage.training.export import load_model
-from jaxage.types import Images, Log, UserError, Variables
+from jaxage.training.export import ModelConfig, load_model
+from jaxage.types import FacesIn, Images, Log, UserError, Variables
 
 _SIDE = 7
 
 
-def explain(run: Path, images: Sequence[Path], out: Path, log: Log = print) -> list[Path]:
-    """For each image file a picture in `out`: the face, and over it what the model exported in `run` looked at.
+def explain(
+    run: Path, images: Sequence[str | Path], out: Path, faces: FacesIn = "auto", log: Log = print
+) -> list[Path]:
+    """A picture in `out` for each face of each photo: the face, and over it what the model exported in `run` looked at.
 
-    They are named NAME-explained.png. Raises UserError for a run without a model, no images, one that cannot be used,
-    and names that would overwrite each other.
+    They are named NAME-explained.png, or NAME-N-explained.png for the Nth of several faces.
+
+    Args:
+        run: The folder of a finished run, or its model folder.
+        images: Photos, and folders of photos.
+        out: The folder for the pictures; made if need be.
+        faces: As for `jaxage.predict`.
+        log: Takes a line for each face, and for each photo without one.
+
+    Raises:
+        UserError: for a run without a model, no images, names that would overwrite each other, and, once all others
+            are done, photos that gave no picture.
+        WeightsUnavailableError: if the detector cannot be downloaded.
     """
     variables, model_config = load_model(run)
-    names = [f"{path.stem}-explained.png" for path in images]
     if not images:
-        raise UserError("no images: name at least one image file")
-    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError("no images: name at least one image file, or a folder")
+    paths = list_photos(map(str, images))
+    names = [Path(path).stem for path in paths]
+    if twice := {f"{name}-explained.png" for name in names if names.count(name) > 1}:
         raise UserError(f"several images would become {', '.join(sorted(twice))}: name images of different names")
-    model = model_config.model()
-    size = model_config.image_size
-    unit, side = map_unit(model, variables, size)
-    look = jax.jit(partial(age_map, model, model_config.objective(), unit, flip=model_config.flip))
-    log(f"what {_before(model, unit)} sees, {side} x {side} places of {size} px: blue says younger, orange older")
+    finder = make_face_finder(faces, model_config.image_size, model_config.input(), model_config.framing)
+    look, seen = make_explainer(variables, model_config)
+    log(f"{seen}: blue says younger, orange older")
     out.mkdir(parents=True, exist_ok=True)
-    written = []
-    for path, name in zip(images, names, strict=True):
-        pixels = decode_file(path, size, model_config.input())
-        batch = normalize(to_unit(jnp.asarray(pixels[None])), model_config.mean, model_config.std)
-        ages, maps = look(variables, batch)
-        overlay(out / name, pixels, np.asarray(maps[0]), f"{path.name}: {float(ages[0]):.1f} years")
-        log(f"{path}\t{float(ages[0]):.1f}\t{out / name}")
-        written.append(out / name)
+    written: list[Path] = []
+    failed = 0
+    for path, name in zip(paths, names, strict=True):
+        found = faces_of(finder, path)
+        shown = [] if isinstance(found, str) else [face.pixels for face in found if face.pixels is not None]
+        if not shown:
+            failed += 1
+            log(f"{path}\t{found if isinstance(found, str) else TOO_SMALL}")
+        for number, pixels in enumerate(shown, 1):
+            file = out / f"{name}{f'-{number}' if len(shown) > 1 else ''}-explained.png"
+            age, evidence = look(pixels)
+            overlay(file, pixels, evidence, f"{Path(path).name}: {age:.1f} years")
+            log(f"{path}\t{age:.1f}\t{file}")
+            written.append(file)
+    if failed:
+        raise UserError(f"{failed} of the images gave no picture; their lines say why")
     return written
+
+
+Explainer = Callable[[Pixels], tuple[float, Float[np.ndarray, "y x"]]]
+"""The pixels that a network takes, uint8 -> the age in years, and how much each place raises or lowers it."""
+
+
+def make_explainer(variables: Variables, model_config: ModelConfig) -> tuple[Explainer, str]:
+    """A compiled `age_map` of single images, and in words what it shows."""
+    model = model_config.model()
+    unit, side = map_unit(model, variables, model_config.image_size)
+    mapped = jax.jit(partial(age_map, model, model_config.objective(), unit, flip=model_config.flip))
+
+    def look(pixels: Pixels) -> tuple[float, Float[np.ndarray, "y x"]]:
+        batch = normalize(to_unit(jnp.asarray(pixels[None])), model_config.mean, model_config.std)
+        ages, maps = mapped(variables, batch)
+        return float(ages[0]), np.asarray(maps[0])
+
+    return look, f"what {_before(model, unit)} sees, {side} x {side} places of {model_config.image_size} px"
 
 
 def map_unit(model: Model, variables: Variables, size: int) -> tuple[str, int]:

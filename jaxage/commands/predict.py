@@ -1,46 +1,117 @@
-"""`jaxage predict`: ages of image files, by the model of a run."""
+"""`jaxage predict`: every face of photos, with its age, by the model of a run."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxage.data.decode import decode_file
-from jaxage.data.loader import DataLoader
-from jaxage.training.export import load_model
-from jaxage.training.predictor import compile_predictor, predict_rows
-from jaxage.training.view_index import rows_of_images
-from jaxage.types import UserError, Years
-from jaxage.utils.sharding import make_mesh, replicate
+from jaxage.data.decode import ImageError, strict_warnings
+from jaxage.data.parallel import in_order
+from jaxage.photos.faces import TOO_SMALL, FaceFinder, FoundFace, make_face_finder
+from jaxage.photos.files import list_photos, read_photo
+from jaxage.training.predictor import Estimate, Predictor, load_predictor
+from jaxage.types import FacesIn, UserError
 
 
-def predict(run: Path, images: Sequence[Path], batch_size: int = 32) -> Years:
-    """The predicted age of each image file.
+class Face(NamedTuple):
+    """A face of a photo and its age.
+
+    box: left, top, right, bottom of the face in pixels of the upright photo; None if the photo was taken as a crop
+        without looking for a face.
+    score: how sure the detector is, 0-1; None likewise.
+    estimate: the age; None for a face that is too small, with the `reason`.
+    """
+
+    box: tuple[float, ...] | None
+    score: float | None
+    estimate: Estimate | None
+    reason: str = ""
+
+
+class Photo(NamedTuple):
+    """A photo and its faces from left to right; `reason` says why there are none."""
+
+    path: str
+    faces: tuple[Face, ...]
+    reason: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the photo gave no age."""
+        return all(face.estimate is None for face in self.faces)
+
+
+def predict(
+    run: Path, images: Sequence[str | Path], faces: FacesIn = "auto", coverage: float = 0.9, batch_size: int = 32
+) -> Iterator[Photo]:
+    """The faces of each photo with their ages, in the order of the photos.
+
+    A photo that cannot be read, or that shows no face, has a reason and no faces; the others go on. Memory does not
+    grow with the number of photos.
 
     Args:
         run: The folder of a finished run, or its `model/` folder.
-        images: Face crops, framed like those that the model was trained on.
-        batch_size: Images per step.
-
-    Returns:
-        Years, float32, in the order of `images`.
+        images: Files, and folders with images in them or below them.
+        faces: "photo" finds the faces and crops each as the training crops were; "crop" takes each image whole, as a
+            crop like those of the training; "auto" takes an image whole if one face fills it as in the training.
+        coverage: The probability with which an interval is to hold the true age.
+        batch_size: Faces per step.
 
     Raises:
-        UserError: for a run without a model, no images, and one that cannot be used, with the reason.
+        UserError: for a run without a model, no images, a folder without images, and a missing extra `photos`.
+        WeightsUnavailableError: if the detector cannot be downloaded.
     """
-    variables, model_config = load_model(run)
+    predictor = load_predictor(run, batch_size, coverage)
+    config = predictor.config
     if not images:
-        raise UserError("no images: name at least one image file")
-    mesh = make_mesh()
-    step = compile_predictor(model_config, mesh)
-    size = min(batch_size, len(images))
-    decode = partial(decode_file, size=model_config.image_size, contract=model_config.input())
-    variables = replicate(variables, mesh)
-    ages = []
-    for start in range(0, len(images), size):
-        batch = np.stack([decode(path) for path in images[start : start + size]])
-        loader = DataLoader(batch, np.zeros(len(batch), np.float32), mesh)
-        eval_rows = rows_of_images(np.arange(len(batch)), model_config.flip)
-        ages.append(predict_rows(step, variables, loader, eval_rows, size))
-    return np.concatenate(ages)
+        raise UserError("no images: name at least one image file, or a folder")
+    paths = list_photos(map(str, images))
+    finder = make_face_finder(faces, config.image_size, config.input(), config.framing)
+    return _estimate(predictor, partial(faces_of, finder), paths)
+
+
+def faces_of(finder: FaceFinder, path: str) -> list[FoundFace] | str:
+    """The faces of a photo file, or why there are none."""
+    try:
+        return finder(read_photo(path)) or "no face found"
+    except ImageError as error:
+        return str(error)
+
+
+def _estimate(
+    predictor: Predictor, find: Callable[[str], list[FoundFace] | str], paths: Sequence[str]
+) -> Iterator[Photo]:
+    waiting: list[tuple[str, list[FoundFace] | str]] = []
+    with strict_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        for path, found in zip(paths, in_order(pool, find, paths, "photos", chunk=1), strict=True):
+            waiting.append((path, found))
+            if _count(waiting) >= predictor.batch_size:
+                yield from estimate_faces(predictor, waiting)
+                waiting = []
+        yield from estimate_faces(predictor, waiting)
+
+
+def estimate_faces(predictor: Predictor, photos: Iterable[tuple[str, list[FoundFace] | str]]) -> list[Photo]:
+    """Ages of the faces that were found in photos, all of them together in batches."""
+    photos = list(photos)
+    pixels = [face.pixels for _, found in photos if not isinstance(found, str) for face in found]
+    crops = [crop for crop in pixels if crop is not None]
+    estimates = iter(predictor(np.stack(crops)) if crops else ())
+
+    def named(found: FoundFace) -> Face:
+        if found.pixels is None:
+            return Face(found.box, found.score, None, TOO_SMALL)
+        return Face(found.box, found.score, next(estimates))
+
+    return [
+        Photo(path, (), found) if isinstance(found, str) else Photo(path, tuple(map(named, found)))
+        for path, found in photos
+    ]
+
+
+def _count(waiting: list[tuple[str, list[FoundFace] | str]]) -> int:
+    return sum(1 if isinstance(found, str) else len(found) for _, found in waiting)

@@ -9,16 +9,19 @@ import jax
 import numpy as np
 from jaxtyping import Shaped
 
+from jaxage.commands.frame import try_framing
 from jaxage.config import TrainConfig, cache_folder
 from jaxage.data.dataset import Dataset, describe_data
 from jaxage.data.load import load_data
 from jaxage.data.records import Records
 from jaxage.metrics import METRICS, age_bands, summary
 from jaxage.report.contact_sheet import contact_sheet
+from jaxage.report.intervals_plot import interval_plot
 from jaxage.report.plots import curves, scatter
 from jaxage.report.tables import model_card, results_table, write_failures, write_predictions
 from jaxage.training.build import Built, build, resolve, run_inputs
-from jaxage.training.export import export_model
+from jaxage.training.export import ModelConfig, export_model
+from jaxage.training.intervals import Intervals, bounds_of, coverage_report, fit_intervals
 from jaxage.training.loop import Program, Progress, fit, predict_at
 from jaxage.training.ridge import solve
 from jaxage.training.run_folder import (
@@ -35,6 +38,8 @@ from jaxage.training.run_folder import (
 from jaxage.training.setup import InitialModel, check_settings, initialize
 from jaxage.types import Json, Log, Mask, Rows, Variables, Years
 from jaxage.utils.files import write_json
+
+_COVERAGE = 0.9
 
 
 def train(config: TrainConfig, log: Log = print, given: Collection[str] | None = None) -> Json:
@@ -75,9 +80,12 @@ def train(config: TrainConfig, log: Log = print, given: Collection[str] | None =
         write_failures(run.folder / "failures.csv", dataset.failures)
         best, progress = _fit(built, initial, run)
         fit_ended = time.perf_counter()
-        report = _report(built, initial, dataset, run) | _test(built.program, best, dataset, run)
+        tested, intervals = _test(built.program, best, dataset, run)
+        framing = try_framing(dataset, log) if run.config.data is not None else None
+        model_config = replace(initial.model_config, framing=framing, intervals=intervals)
+        report = _report(built, initial, dataset, run) | tested
         report |= {"best_epoch": progress.best_epoch, "timing": _timing(built, progress, fit_ended)}
-        _write_results(best, initial, progress, report, run)
+        _write_results(best, model_config, progress, report, run)
     log(results_table(report))
     log(f"\nreport, predictions, plots and model: {run.folder}")
     return report
@@ -112,22 +120,33 @@ def _timing(built: Built, progress: Progress, fit_ended: float) -> Json:
     }
 
 
-def _test(program: Program, best: Variables, dataset: Dataset, run: Run) -> Json:
-    """Score validation and test with intervals, and draw the test. Ages of the test split are used only here."""
+def _test(program: Program, best: Variables, dataset: Dataset, run: Run) -> tuple[Json, Intervals]:
+    """Score validation and test, and draw the test; the intervals that the validation split gives.
+
+    Ages of the test split are used only here.
+    """
     records, seed = program.records, run.config.seed
     validation, rows = (records.rows_of(split) for split in ("validation", "test"))
-    prediction, part = predict_at(program, best, validation), records.take(validation)
-    scored = {"validation": summary(prediction, part.age, part.identity, seed)}
-    prediction, part = predict_at(program, best, rows), records.take(rows)
+    predicted, part = predict_at(program, best, validation), records.take(validation)
+    scored = {"validation": summary(predicted.age, part.age, part.identity, seed)}
+    intervals = fit_intervals(predicted, part.age)
+    constant = fit_intervals(predicted, part.age, bands=1, scaled=False)
+    predicted, part = predict_at(program, best, rows), records.take(rows)
+    prediction = np.asarray(predicted.age)
     test = summary(prediction, part.age, part.identity, seed)
     test |= _seen_and_unseen(part, prediction, records.identity[records.rows_of("train")], seed)
     test["age_bands"] = age_bands(prediction, part.age)
-    write_predictions(run.folder / "predictions.csv", part, prediction)
+    bounds = bounds_of(intervals, predicted, _COVERAGE)
+    test["intervals"] = coverage_report(bounds, part.age, _COVERAGE)
+    same = coverage_report(bounds_of(constant, predicted, _COVERAGE), part.age, _COVERAGE)
+    test["intervals"]["constant_width"] = same["width"]
+    interval_plot(run.folder / "intervals.png", test["intervals"])
+    write_predictions(run.folder / "predictions.csv", part, prediction, *bounds)
     if run.config.data is None:
         _show_faces(run, dataset, rows, prediction)
     title = f"{run.config.arch}, {run.config.trainable}: test"
     scatter(run.folder / "scatter.png", prediction, part.age, {name: test[name] for name in METRICS}, title)
-    return scored | {"test": test}
+    return scored | {"test": test}, intervals
 
 
 def _seen_and_unseen(part: Records, prediction: Years, train_people: Shaped[np.ndarray, " people"], seed: int) -> Json:
@@ -152,9 +171,9 @@ def _show_faces(run: Run, dataset: Dataset, rows: Rows, prediction: Years) -> No
     contact_sheet(run.folder / "faces.png", dataset.images[rows[shown]], captions, columns=8)
 
 
-def _write_results(best: Variables, initial: InitialModel, progress: Progress, report: Json, run: Run) -> None:
+def _write_results(best: Variables, model_config: ModelConfig, progress: Progress, report: Json, run: Run) -> None:
     """Curves, exported model and, last, the report: a folder with a report is a finished run."""
     if run.config.solver == "adamw":
         curves(run.folder / "curves.png", progress.history, progress.best_epoch)
-    export_model(run.folder / "model", jax.device_get(best), initial.model_config, model_card(report))
+    export_model(run.folder / "model", jax.device_get(best), model_config, model_card(report))
     write_json(run.folder / REPORT, report)

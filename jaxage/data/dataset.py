@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxage.data.files import ReadImage, image_root, open_files
-from jaxage.data.image_cache import FAILURES, DecodedImages, ImageFile, hash_files, hash_json, load_images
+from jaxage.data.image_cache import FAILURES, DecodedImages, FaceCropper, ImageFile, hash_files, hash_json, load_images
 from jaxage.data.importers.csv_file import read_csv
 from jaxage.data.prepared import open_prepared
 from jaxage.data.records import SPLITS, DataError, Failure, Records, listed_failures
@@ -68,6 +68,7 @@ def load_dataset(
     cache: Path,
     contract: InputContract = _IMAGENET,
     options: LoadOptions = _DEFAULTS,
+    cropper: FaceCropper | None = None,
 ) -> Dataset:
     """Read faces and decode their images into squares of `size` pixels.
 
@@ -81,6 +82,7 @@ def load_dataset(
         cache: The folder for decoded images.
         contract: How images are resized and cropped; mean and std play no part.
         options: How the images are divided, and how many may be bad.
+        cropper: Cuts faces out of photos; without it, images are taken whole.
 
     Raises:
         DataError: if the data have faults, more than `options.max_bad` of the images cannot be used, a split has no
@@ -94,7 +96,7 @@ def load_dataset(
             files = hash_files(table.read, paths, pool)
         else:
             files = [ImageFile(*row) for row in zip(paths, table.digests, strict=True)]
-        decoded = load_images(table.read, files, size, contract, cache / "decoded", pool)
+        decoded = load_images(table.read, files, size, contract, cache / "decoded", pool, cropper)
     _refuse_too_many(data, table, decoded, options.max_bad)
     records, decided_by = _usable_records(table, decoded.failures, options)
     failed = {failure.path for failure in decoded.failures}

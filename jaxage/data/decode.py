@@ -2,27 +2,29 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, ImageStat, UnidentifiedImageError
 
-from jaxage.types import InputContract, Interpolation, UserError
+from jaxage.types import InputContract, Interpolation
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # without EPS: Pillow runs a program for it
 MIN_SIDE = 32
 MAX_ASPECT = 4
 MIN_SPREAD = 2.0
 
-_FILTERS: dict[Interpolation, Image.Resampling] = {
+FILTERS: dict[Interpolation, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+SizeCheck = Callable[[int, int], None]
+
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
@@ -66,13 +68,32 @@ def decode_image(
     """
     if not 0 < crop <= 1:
         raise ValueError(f"crop must lie in (0, 1], got {crop}")
+    image = open_image(data, FORMATS, partial(_check_crop, min_side=min_side))
+    return square_pixels(image, size, InputContract(interpolation=interpolation, crop=crop))
+
+
+def open_image(data: bytes, formats: tuple[str, ...], check: SizeCheck | None = None) -> Image.Image:
+    """The first frame of an image, RGB, upright as its EXIF data say (see `decode_image` for other modes).
+
+    Args:
+        data: The bytes of the file.
+        formats: Pillow's names of the formats that it may have.
+        check: Raises ImageError for a width and height in pixels that cannot be used; called before pixels are read.
+
+    Raises:
+        ImageError: if this is no image in one of the formats, is truncated or corrupt, or has more pixels than Pillow's
+            `MAX_IMAGE_PIXELS`.
+    """
     if not data:
         raise ImageError("empty file")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_shape(*image.size, min_side)
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError
+            if check is not None:
+                check(*image.size)
             image.load()
-            square = _square(_to_rgb(_upright(image)), size, interpolation, crop)
+            return _to_rgb(_upright(image))
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -81,14 +102,17 @@ def decode_image(
         raise ImageError("too many pixels (decompression bomb)") from None
     except Exception as error:  # Pillow raises a dozen kinds for broken files
         raise ImageError(f"truncated or corrupt ({str(error) or type(error).__name__})") from error
+
+
+def square_pixels(image: Image.Image, size: int, contract: InputContract) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """The central square of an RGB image as a network takes it. Raises ImageError if it is blank."""
+    square = _square(image, size, contract.interpolation, contract.crop)
     if max(ImageStat.Stat(square).stddev) < MIN_SPREAD:
         raise ImageError("blank")
     return np.array(square)
 
 
-def _check_shape(width: int, height: int, min_side: int) -> None:
-    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-        raise Image.DecompressionBombError
+def _check_crop(width: int, height: int, min_side: int) -> None:
     if min(width, height) < min_side:
         raise ImageError(f"too small ({width}x{height}, at least {min_side} pixels a side)")
     if max(width, height) > MAX_ASPECT * min(width, height):
@@ -121,21 +145,6 @@ def _square(image: Image.Image, size: int, interpolation: Interpolation, crop: f
     width, height = image.size
     short, resized = min(width, height), round(size / crop)
     width, height = resized * width // short, resized * height // short
-    image = image.resize((width, height), _FILTERS[interpolation])
+    image = image.resize((width, height), FILTERS[interpolation])
     left, top = round((width - size) / 2), round((height - size) / 2)
     return image.crop((left, top, left + size, top + size))
-
-
-def decode_file(path: Path, size: int, contract: InputContract) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """Decode an image file as a network's weights expect it (see `decode_image`).
-
-    Raises:
-        UserError: if the file cannot be read or used; the message names it and says why.
-    """
-    try:
-        data = path.read_bytes()
-        return decode_image(data, size, interpolation=contract.interpolation, crop=contract.crop)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    except ImageError as error:
-        raise UserError(f"{path}: {error}") from error

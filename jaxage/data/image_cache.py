@@ -5,7 +5,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -30,6 +30,17 @@ _DECODER = f"jaxage decoded images, version 1, pillow {PIL.__version__}"
 _STALE_SECONDS = 3600
 
 Pixels = UInt8[np.ndarray, "size size 3"]
+
+
+class FaceCropper(NamedTuple):
+    """Cuts the face out of a photo, in place of decoding the whole image.
+
+    key: what decides the result besides the file and the size; part of the cache's key.
+    crop: the bytes of a file -> the face's pixels, uint8 (size, size, 3). Raises ImageError. Used by many threads.
+    """
+
+    key: str
+    crop: Callable[[bytes], Pixels]
 
 
 class ImageFile(NamedTuple):
@@ -64,11 +75,13 @@ def load_images(
     contract: InputContract,
     cache: Path,
     pool: ThreadPoolExecutor,
+    cropper: FaceCropper | None = None,
 ) -> DecodedImages:
     """The decoded images that `cache` holds for these files; they are decoded now if it does not hold them.
 
     They lie in `cache/KEY`, renamed into place when complete. KEY is the SHA-256 of JSON lines: the decoder's version
-    and the size (and interpolation and crop where they are not the default), then path and SHA-256 of every file.
+    and the size (and interpolation and crop where they are not the default, and the cropper's key), then path and
+    SHA-256 of every file.
     Memory does not grow with the number of images.
 
     Args:
@@ -78,19 +91,21 @@ def load_images(
         contract: How images are resized and cropped (see `decode_image`).
         cache: The folder for all entries.
         pool: The threads that decode.
+        cropper: Cuts faces out of photos; without it, each image is decoded whole.
 
     Raises:
         DataError: if the cache cannot be written, or a file has changed since it was hashed.
     """
     form = (contract.interpolation, contract.crop)
     head = [_DECODER, size, *(() if form == (InputContract().interpolation, InputContract().crop) else form)]
+    head += [cropper.key] if cropper else []
     contents = ([file.path, None if isinstance(file.digest, Failure) else file.digest] for file in files)
     folder = cache / hash_json([head, *contents])
     remove_stale(cache)
     entry = _find(folder, len(files), size)
     if entry is None:
         with strict_warnings():
-            decoded = in_order(pool, partial(_decode, read, size, contract), files, "decoding")
+            decoded = in_order(pool, partial(_decode, read, size, contract, cropper), files, "decoding")
             entry = _build(folder, len(files), size, decoded)
     return entry._replace(folder=folder)
 
@@ -121,13 +136,17 @@ def _hash_file(read: ReadImage, path: str) -> ImageFile:
         return ImageFile(path, Failure(path, error.strerror or str(error)))
 
 
-def _decode(read: ReadImage, size: int, contract: InputContract, file: ImageFile) -> Pixels | Failure:
+def _decode(
+    read: ReadImage, size: int, contract: InputContract, cropper: FaceCropper | None, file: ImageFile
+) -> Pixels | Failure:
     if isinstance(file.digest, Failure):
         return file.digest
     data = read(file.path)
     if hashlib.sha256(data).hexdigest() != file.digest:
         raise OSError(f"{file.path} has changed since it was first read")
     try:
+        if cropper is not None:
+            return cropper.crop(data)
         return decode_image(data, size, interpolation=contract.interpolation, crop=contract.crop)
     except ImageError as error:
         return Failure(file.path, str(error))

@@ -1,12 +1,14 @@
 """The data of a run: its own, or drawn faces, which are prepared like real ones."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
 
 from jaxage.config import TrainConfig
 from jaxage.data.dataset import Dataset, LoadOptions, load_dataset
+from jaxage.data.image_cache import FaceCropper
 from jaxage.data.importers.filters import Criteria
 from jaxage.data.importers.imdb_crops import IMDB_CROP, CropsOptions
 from jaxage.data.prepare.options import PrepareOptions
@@ -24,7 +26,13 @@ def image_size(config: TrainConfig) -> int:
     return config.image_size or (DEMO_SIZE if config.data is None else REAL_SIZE)
 
 
-def load_data(config: TrainConfig, cache: Path, log: Log = print, contract: InputContract = _IMAGENET) -> Dataset:
+def load_data(
+    config: TrainConfig,
+    cache: Path,
+    log: Log = print,
+    contract: InputContract = _IMAGENET,
+    cropper: FaceCropper | None = None,
+) -> Dataset:
     """The faces of `config.data`, or drawn faces if it is None.
 
     Args:
@@ -32,16 +40,17 @@ def load_data(config: TrainConfig, cache: Path, log: Log = print, contract: Inpu
         cache: Decoded images and drawn faces are kept here.
         log: Takes the counts of drawn faces.
         contract: How images are resized and cropped.
+        cropper: Cuts faces out of photos; without it, images are taken whole.
 
     Raises:
         DataError: as `load_dataset` does.
     """
     options = LoadOptions(config.split, _seed(config), config.max_bad)
     size = image_size(config)
+    load = partial(load_dataset, size=size, cache=cache, contract=contract, options=options, cropper=cropper)
     if config.data is not None:
-        return load_dataset(config.data, size, cache=cache, contract=contract, options=options)
-    drawn = _draw(config, size, cache / "drawn", log)
-    return replace(load_dataset(drawn, size, cache=cache, contract=contract, options=options), name="synthetic")
+        return load(config.data)
+    return replace(load(_draw(config, size, cache / "drawn", log)), name="synthetic")
 
 
 def _draw(config: TrainConfig, size: int, folder: Path, log: Log) -> Path:

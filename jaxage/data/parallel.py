@@ -9,10 +9,12 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 
-_CHUNK, _CHUNKS_AHEAD = 8, 64
+_CHUNKS_AHEAD = 64
 
 
-def in_order(pool: ThreadPoolExecutor, function: Callable[[Any], T], items: Sequence[Any], what: str) -> Iterator[T]:
+def in_order(
+    pool: ThreadPoolExecutor, function: Callable[[Any], T], items: Sequence[Any], what: str, chunk: int = 8
+) -> Iterator[T]:
     """Call `function` for each item; the results come in the order of the items.
 
     Only a bounded number of results waits to be taken, so memory does not grow with the items.
@@ -22,13 +24,14 @@ def in_order(pool: ThreadPoolExecutor, function: Callable[[Any], T], items: Sequ
         function: What is called.
         items: Its arguments.
         what: The label of the progress bar.
+        chunk: How many items a thread takes at once; 1 where an item takes long.
     """
     waiting: deque[Future[list[T]]] = deque()
     with tqdm(total=len(items), desc=what, unit=" images", disable=None) as bar:
-        for start in range(0, len(items), _CHUNK):
-            chunk = items[start : start + _CHUNK]
-            waiting.append(pool.submit(lambda chunk: [function(item) for item in chunk], chunk))
-            while len(waiting) > (_CHUNKS_AHEAD if start + _CHUNK < len(items) else 0):
+        for start in range(0, len(items), chunk):
+            part = items[start : start + chunk]
+            waiting.append(pool.submit(lambda part: [function(item) for item in part], part))
+            while len(waiting) > (_CHUNKS_AHEAD if start + chunk < len(items) else 0):
                 results = waiting.popleft().result()
                 yield from results
                 bar.update(len(results))

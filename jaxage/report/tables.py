@@ -15,11 +15,16 @@ Trained by jaxage on {data}. Trained layers: {trainable}. Initial weights: {weig
 
 Results on its own test split ({n} images): {scores}. {leakage}
 
-| true age | images | MAE | bias |
-|---|---:|---:|---:|
+| true age | images | MAE | bias | in the interval | its width |
+|---|---:|---:|---:|---:|---:|
 {bands}
 
-MAE and bias are in years. Bias is predicted minus true age.
+MAE, bias and width are in years. Bias is predicted minus true age.
+
+An age comes with an interval that holds the true age with a given probability: {intervals}. It is fitted to the errors
+on validation images (split conformal, by predicted age). The probability holds for images drawn like those, on average,
+not for each age or group of people (see the table), and **not for other data**: other cameras, other people, faces
+cropped in another way.
 
 **Not for age verification or gating**, nor for any decision about a person. Errors are several years. They are larger
 for ages that are rare in training: face datasets have few minors and few old people. Data such as IMDB-WIKI and UTKFace
@@ -58,9 +63,19 @@ def results_table(report: Json) -> str:
     timing = report["timing"]
     best = f"best epoch {report['best_epoch']}; " if report["solver"] == "adamw" else ""
     return (
-        f"\n{table}\n\n{best}{timing['total_s']:.0f} s in total, "
+        f"\n{table}\n\ntest: {intervals_line(report['test']['intervals'])}\n{best}{timing['total_s']:.0f} s in total, "
         f"of which {timing['compile_s']:.0f} s compiling; {timing['train_images_per_s']:.0f} training images/s"
     )
+
+
+def intervals_line(report: Json | None) -> str:
+    """How often intervals held the true age, for the screen; from `jaxage.training.intervals.coverage_report`."""
+    if report is None:
+        return "no intervals: the model has none; jaxage frame RUN adds them"
+    width = "unbounded" if report["width"] is None else f"{report['width']:.1f} years wide"
+    same = report.get("constant_width")
+    width += " on average" + ("" if same is None else f" (one width for all ages: {same:.1f})")
+    return f"intervals for {report['coverage']:.0%} hold the age of {report['covered']:.1%}, {width}"
 
 
 def model_card(report: Json) -> str:
@@ -70,8 +85,10 @@ def model_card(report: Json) -> str:
         report: What `report.json` of the run holds.
     """
     test = report["test"]
+    held = {band["first"]: band for band in test["intervals"]["by_age"]}
     bands = "\n".join(
-        f"| {band['first']}-{band['last']} | {band['n']} | {_years(band['mae'])} | {_years(band['bias'], '+')} |"
+        f"| {band['first']}-{band['last']} | {band['n']} | {_years(band['mae'])} | {_years(band['bias'], '+')} "
+        f"| {_percent(held.get(band['first']))} | {_years(held.get(band['first'], {}).get('width'))} |"
         for band in test["age_bands"]
     )
     return _CARD.format(
@@ -83,13 +100,14 @@ def model_card(report: Json) -> str:
         scores=", ".join(metric.sentence(test[name]) for name, metric in headlines().items()),
         leakage=_leakage(report),
         bands=bands,
+        intervals=intervals_line(test["intervals"]).removeprefix("intervals for "),
     )
 
 
-def write_predictions(path: Path, records: Records, prediction: Years) -> None:
-    """Write a CSV file `path,age,prediction`, one line per record; ages in years with all digits of a float32."""
-    rows = zip(records.path, records.age, prediction, strict=True)
-    write_csv(path, ("path", "age", "prediction"), ((name, f"{age:.9g}", f"{guess:.9g}") for name, age, guess in rows))
+def write_predictions(path: Path, records: Records, prediction: Years, low: Years, high: Years) -> None:
+    """Write a CSV file `path,age,prediction,low,high`, one line per record; years with all digits of a float32."""
+    columns = ([f"{years:.9g}" for years in column.tolist()] for column in (records.age, prediction, low, high))
+    write_csv(path, ("path", "age", "prediction", "low", "high"), zip(records.path.tolist(), *columns, strict=True))
 
 
 def write_failures(path: Path, failures: Iterable[Failure]) -> None:
@@ -110,6 +128,10 @@ def _with_interval(metric: Metric, value: float | None, interval: list[float] | 
     if interval is None:
         return metric.format(value)
     return f"{metric.format(value)} [{metric.format(interval[0])}, {metric.format(interval[1])}]"
+
+
+def _percent(band: Json | None) -> str:
+    return "-" if band is None else f"{band['covered']:.0%}"
 
 
 def _years(value: float | None, sign: str = "") -> str:

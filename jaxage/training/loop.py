@@ -29,7 +29,7 @@ from jaxage.training.run_folder import HISTORY, Run
 from jaxage.training.state import TrainState, start_epoch
 from jaxage.training.step import PredictStep, TrainStep
 from jaxage.training.unfreeze import Phase
-from jaxage.types import Rows, Variables, Years
+from jaxage.types import Predictions, Rows, Variables
 from jaxage.utils.files import write_text
 from jaxage.utils.sharding import block_if_multi_cpu, replicated
 
@@ -131,7 +131,7 @@ def fit(program: Program, state: TrainState, run: Run) -> tuple[Variables, Progr
     return best, progress
 
 
-def predict_at(program: Program, variables: Variables, rows: Rows) -> Years:
+def predict_at(program: Program, variables: Variables, rows: Rows) -> Predictions:
     """Ages in years, float32, of these rows of the program's table."""
     inputs = program.inputs
     return predict_rows(program.predict_step, variables, inputs.loader, inputs.eval_rows[rows], program.predict_batch)
@@ -195,7 +195,7 @@ def _validate(
 ) -> Variables:
     """Add the epoch to the history; the better of `best` and the current average, by validation MAE."""
     rows = program.records.rows_of("validation")
-    prediction = predict_at(program, state.average, rows)
+    prediction = predict_at(program, state.average, rows).age
     validation = scores(prediction, program.records.age[rows])
     line = {
         "epoch": epoch,

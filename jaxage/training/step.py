@@ -18,13 +18,22 @@ from jaxage.models.registry import Model
 from jaxage.training.freeze import FROZEN, FreezePlan, ema_mask, stop_frozen
 from jaxage.training.inputs import InputFn
 from jaxage.training.state import TrainState
-from jaxage.types import Ages, Items, Params, Variables
+from jaxage.types import Ages, Items, Params, Probabilities, Variables
 from jaxage.utils.sharding import along_batch, replicated
 
 TrainStep = Callable[
     [TrainState, Items, Float[Array | np.ndarray, " n"], EpochBatches], tuple[TrainState, Int[Array, ""]]
 ]
-PredictStep = Callable[[Variables, Items, EvalRows], Ages]
+
+
+class PredictOutput(NamedTuple):
+    """`jaxage.types.Predictions` on the device."""
+
+    age: Ages
+    probabilities: Probabilities
+
+
+PredictStep = Callable[[Variables, Items, EvalRows], PredictOutput]
 
 
 class StepOptions(NamedTuple):
@@ -122,18 +131,22 @@ def move_average(average: Variables, new: Variables, mask: Variables, step: Int[
 
 
 def make_predict_step(model: Model, objective: Objective, input_fn: InputFn, mesh: Mesh) -> Wrapped:
-    """Compile `predict(variables, items, eval_rows) -> ages` in years; BatchNorm uses its running statistics.
+    """Compile `predict(variables, items, eval_rows) -> PredictOutput`; BatchNorm uses its running statistics.
 
     A row of `eval_rows` has the place of a face in the loader and, if there is a second column, of its mirror image;
-    the age is the mean over both.
+    age and probabilities are the means over both.
     """
 
-    def predict(variables: Variables, items: Items, eval_rows: EvalRows) -> Ages:
+    def predict(variables: Variables, items: Items, eval_rows: EvalRows) -> PredictOutput:
         rows = eval_rows.reshape(-1)
         mirrored = jnp.arange(rows.size) % eval_rows.shape[1] == 1
         batch = input_fn.evaluate(variables, jnp.asarray(items)[rows], mirrored)
-        ages = objective.predict(model.apply(variables, batch, start=input_fn.start).logits)
-        return ages.reshape(eval_rows.shape).mean(1)
+        logits = model.apply(variables, batch, start=input_fn.start).logits
+        probabilities = objective.probabilities(logits)
+        return PredictOutput(
+            age=objective.predict(logits).reshape(eval_rows.shape).mean(1),
+            probabilities=probabilities.reshape(*eval_rows.shape, probabilities.shape[1]).mean(1),
+        )
 
     whole, split = replicated(mesh), along_batch(mesh)
     return jax.jit(predict, in_shardings=(whole, whole, split), out_shardings=whole)

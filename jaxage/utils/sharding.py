@@ -1,7 +1,7 @@
 """Devices and sharding: the only file that knows about more than one device."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -47,9 +47,12 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), replicated(mesh), may_alias=False), tree)
 
 
-def block_if_multi_cpu(output: jax.Array) -> jax.Array:
-    """The array, waited for if it lies on several CPU devices: there two programs in flight can deadlock in their
-    collectives, which XLA ends by aborting the process.
+Output = TypeVar("Output")
+
+
+def block_if_multi_cpu(output: Output) -> Output:
+    """The output of a program, waited for if it lies on several CPU devices: there two programs in flight can deadlock
+    in their collectives, which XLA ends by aborting the process.
     """
-    cpus = [device for device in output.devices() if device.platform == "cpu"]
-    return output.block_until_ready() if len(cpus) > 1 else output
+    cpus = [device for device in jax.tree.leaves(output)[0].devices() if device.platform == "cpu"]
+    return jax.block_until_ready(output) if len(cpus) > 1 else output

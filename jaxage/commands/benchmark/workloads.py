@@ -110,7 +110,7 @@ class JaxageWorkload:
     def difference(self) -> float:
         """The largest difference in years from predictions on the CPU in float32, with the initial weights."""
         rows = np.resize(np.arange(len(self._data.records)), self._batch)
-        here = predict_at(self._program, self._state.average, rows)
+        here = predict_at(self._program, self._state.average, rows).age
         exact = replace(self._config, dtype="float32")
         model = create_model(exact.arch, outputs=exact.objective().outputs, conv_form="cpu")
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
@@ -118,7 +118,7 @@ class JaxageWorkload:
             input_fn = from_images(model, (exact.mean, exact.std))
             predict = make_predict_step(model, exact.objective(), input_fn, mesh)
             loader = DataLoader(self._data.images, self._data.records.age, mesh)
-            there = predict_rows(predict, replicate(self._variables, mesh), loader, rows[:, None], self._batch)
+            there = predict_rows(predict, replicate(self._variables, mesh), loader, rows[:, None], self._batch).age
         return float(np.abs(here - there).max())
 
     def _steps(self, calls: int) -> None:

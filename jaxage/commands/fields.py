@@ -1,0 +1,67 @@
+"""How tyro reads the dataclasses of settings: each field is an option, and its docstring is the help."""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Sequence
+from dataclasses import MISSING as DATACLASS_MISSING
+from dataclasses import fields, is_dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, get_type_hints
+
+import tyro
+from tyro import MISSING
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+
+from jaxage.config import TrainConfig
+from jaxage.losses import LOSSES
+from jaxage.models.registry import MODELS
+
+_File = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
+
+
+class Asked(NamedTuple):
+    """Settings of a run, and which of them were typed."""
+
+    config: TrainConfig
+    given: frozenset[str]
+
+
+def field_rules(arguments: Sequence[str]) -> ConstructorRegistry:
+    """The rules for one command line: choices from tables, help without line breaks of docstrings, and `Asked`."""
+    registry = ConstructorRegistry()
+    typed = {text.partition("=")[0].removeprefix("--").replace("-", "_") for text in arguments if text.startswith("--")}
+
+    @registry.struct_rule
+    def rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if info.type is Asked:
+            names = {field.name for field in fields(TrainConfig)}
+            given = frozenset(name for name in names if {name, f"no_{name}"} & typed)
+            return StructConstructorSpec(lambda **values: Asked(TrainConfig(**values), given), _options(TrainConfig))
+        if is_dataclass(info.type) and info.type.__module__.startswith("jaxage."):
+            return StructConstructorSpec(info.type, _options(info.type))
+        return None
+
+    return registry
+
+
+def _options(config: type) -> tuple[StructFieldSpec, ...]:
+    """An option for each field of a dataclass, with its docstring as help."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0].body  # type: ignore[attr-defined]
+    helps = {
+        ast.unparse(field.target): " ".join(ast.literal_eval(text.value).split())
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+    types = get_type_hints(config, include_extras=True)
+    types |= {"arch": Literal[*MODELS], "loss": Literal["auto", *LOSSES], "file": _File}
+    return tuple(
+        StructFieldSpec(
+            field.name,
+            types[field.name],
+            MISSING if field.default is DATACLASS_MISSING else field.default,
+            helps[field.name],
+        )
+        for field in fields(config)
+    )

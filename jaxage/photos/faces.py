@@ -1,0 +1,119 @@
+"""The faces of a photo, cropped for a model."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from jaxage.data.decode import MIN_SIDE, ImageError, open_image, square_pixels
+from jaxage.data.image_cache import FaceCropper
+from jaxage.photos.detector import Detections, Network, detect, iou, open_network, without_overlaps
+from jaxage.photos.files import photo_formats
+from jaxage.photos.framing import IMDB_FRAMING, Square, cut, locate_face, place_of, square_of
+from jaxage.types import FacesIn, Framing, InputContract
+
+_LARGE_FACES, _SMALL_FACES, _MARGIN = 320, 1280, 0.25
+_AS_IN_TRAINING = 0.6
+
+_VERSION = "faces of photos, version 1"
+
+FaceFinder = Callable[[Image.Image], list["FoundFace"]]
+"""The faces of an upright RGB image, from left to right; none is an empty list. Safe to call from many threads."""
+
+
+class FoundFace(NamedTuple):
+    """A face of a photo.
+
+    box: left, top, right, bottom of the face in pixels of the upright photo; None for a crop that was taken as it is.
+    score: the detector's, 0-1; None likewise.
+    pixels: the square that the network takes; None if the face is too small.
+    """
+
+    box: tuple[float, ...] | None
+    score: float | None
+    pixels: UInt8[np.ndarray, "size size 3"] | None
+
+
+def make_face_finder(faces: FacesIn, size: int, contract: InputContract, framing: Framing | None) -> FaceFinder:
+    """A function that crops the faces of photos for a model.
+
+    Args:
+        faces: "crop" takes each image whole, as a crop like those of the training; "photo" finds the faces; "auto"
+            takes an image whole if it shows one face that fills it as in the training.
+        size: Height and width of the network's input in pixels.
+        contract: How the network's input is resized.
+        framing: Where faces sat in the model's training crops; without it, as in IMDb-crop.
+
+    Raises:
+        UserError: if the extra `photos` is not installed.
+        WeightsUnavailableError: if the detector cannot be downloaded.
+    """
+    if faces == "crop":
+        return lambda image: [FoundFace(None, None, square_pixels(image, size, contract))]
+    if framing is None:
+        framing = IMDB_FRAMING._replace(scale=IMDB_FRAMING.scale / contract.crop)
+    return partial(_crop_faces, open_network(), faces == "auto", size, contract, framing)
+
+
+def _crop_faces(
+    network: Network, auto: bool, size: int, contract: InputContract, framing: Framing, image: Image.Image
+) -> list[FoundFace]:
+    found = find_faces(network, image)
+    count = len(found.scores)
+    squares = []
+    for face in range(count):
+        place = place_of(found, face)
+        place = locate_face(network, image, square_of(place, framing)) or place
+        squares.append(square_of(place, framing))
+    if auto and count == 1 and iou(squares[0].box(), _network_sees(image, contract)) >= _AS_IN_TRAINING:
+        box, score = _rounded(found.boxes[0]), float(found.scores[0])
+        return [FoundFace(box, score, square_pixels(image, size, contract))]
+    faces = []
+    for face in np.argsort(found.boxes[:, 0], kind="stable"):
+        square = squares[face]
+        large = square.side >= MIN_SIDE
+        pixels = np.asarray(cut(image, square, size, contract.interpolation)) if large else None
+        faces.append(FoundFace(_rounded(found.boxes[face]), float(found.scores[face]), pixels))
+    return faces
+
+
+def find_faces(network: Network, image: Image.Image) -> Detections:
+    """All faces of an image, large and small, the surest first, each of them once."""
+    large = detect(network, image, _LARGE_FACES, _MARGIN)
+    small = detect(network, image, min(_SMALL_FACES, 2 * max(image.size)))
+    return without_overlaps(Detections(*map(np.concatenate, zip(large, small, strict=True))))
+
+
+def only_face(faces: list[FoundFace]) -> UInt8[np.ndarray, "size size 3"]:
+    """The crop of the face that a photo of one person shows. Raises ImageError for none, several, and a small one."""
+    if not faces:
+        raise ImageError("no face found")
+    if len(faces) > 1:
+        raise ImageError(f"{len(faces)} faces: whose age it is, is unknown")
+    if faces[0].pixels is None:
+        raise ImageError(TOO_SMALL)
+    return faces[0].pixels
+
+
+def make_cropper(faces: FacesIn, size: int, contract: InputContract, framing: Framing | None) -> FaceCropper:
+    """Cut the face of each photo of a dataset, as `make_face_finder` does; a photo must show one person."""
+    finder = make_face_finder(faces, size, contract, framing)
+    key = json.dumps([_VERSION, faces, framing or IMDB_FRAMING])
+    return FaceCropper(key, lambda data: only_face(finder(open_image(data, photo_formats()))))
+
+
+TOO_SMALL = f"face too small (its crop has less than {MIN_SIDE} pixels a side)"
+
+
+def _network_sees(image: Image.Image, contract: InputContract) -> Float[np.ndarray, "4"]:
+    side = min(image.size) * contract.crop
+    left, top = ((length - side) / 2 for length in image.size)
+    return Square(left, top, side).box()
+
+
+def _rounded(box: Float[np.ndarray, "4"]) -> tuple[float, ...]:
+    return tuple(round(float(value), 1) for value in box)

@@ -1,0 +1,80 @@
+"""Photo files: which ones are meant, and their pixels."""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from PIL import Image
+
+from jaxage.data.decode import ImageError, open_image
+from jaxage.types import UserError
+
+_RUNS_A_PROGRAM = {"EPS"}  # Pillow starts Ghostscript for it
+
+
+@cache
+def photo_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that it reads here, HEIF among them if pillow-heif is installed."""
+    with suppress(ModuleNotFoundError):
+        import_module("pillow_heif").register_heif_opener()
+    Image.init()
+    return tuple(sorted(set(Image.OPEN) - _RUNS_A_PROGRAM))
+
+
+def read_photo(path: str) -> Image.Image:
+    """The pixels of a photo, RGB, upright.
+
+    Raises:
+        ImageError: if the file cannot be read or is no photo; the message is the short reason.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ImageError(getattr(error, "strerror", None) or str(error)) from error
+    return open_image(data, photo_formats())
+
+
+def read_names(names: Iterable[str]) -> list[str]:
+    """The names, with the lines of stdin in place of "-"; NUL may separate them too, as in `find -print0`."""
+    read: list[str] = []
+    for name in names:
+        if name != "-":
+            read.append(name)
+            continue
+        text = os.fsdecode(sys.stdin.buffer.read())
+        read += [line for line in (text.split("\0") if "\0" in text else text.splitlines()) if line.strip()]
+    return read
+
+
+def list_photos(paths: Iterable[str]) -> list[str]:
+    """Files as they are named, and of each folder all images in it and below it, in order.
+
+    Hidden files and folders are left out, and so are links to folders. Images of a folder are known by their endings.
+
+    Args:
+        paths: Files and folders. A file need not exist: it becomes a row that says so.
+
+    Raises:
+        UserError: for a folder without an image.
+    """
+    photos: list[str] = []
+    for path in paths:
+        found = list(_walk(path)) if os.path.isdir(path) else [path]  # noqa: PTH112
+        if not found:
+            raise UserError(f"{path} holds no image: name files, or a folder that has some")
+        photos += found
+    return photos
+
+
+def _walk(folder: str) -> Iterator[str]:
+    formats = set(photo_formats())
+    endings = tuple(ending for ending, name in Image.registered_extensions().items() if name in formats)
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and name.lower().endswith(endings):
+                yield os.path.join(place, name)  # noqa: PTH118
