@@ -16,6 +16,8 @@ from jaxage.commands.convert import convert as convert_weights
 from jaxage.commands.evaluate import EvaluateOptions
 from jaxage.commands.evaluate import evaluate as score
 from jaxage.commands.explain import explain as explain_images
+from jaxage.commands.export.run import ExportFormat
+from jaxage.commands.export.run import export as export_for
 from jaxage.commands.fields import Asked, field_rules
 from jaxage.commands.frame import frame as measure_frame
 from jaxage.commands.lr_find import RANGE_TESTS
@@ -198,12 +200,25 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
     run_study(config)
 
 
+def export(run: _Run, form: Annotated[ExportFormat, tyro.conf.arg(name="format")], out: Path | None = None) -> None:
+    """Write a model for another runtime, and compare its ages with JAX's.
+
+    Args:
+        run: The folder of a finished run, or its model folder.
+        form: onnx and stablehlo take uint8 images and give ages; torch is a state dict for timm and torchvision.
+        out: The folder to make; without it, export-FORMAT in RUN.
+    """
+    prepare_jax()
+    export_for(run, form, out)
+
+
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
     "explain": explain,
     "frame": frame,
+    "export": export,
     "prepare": prepare,
     "convert": convert,
     "lr-find": lr_find,

@@ -97,7 +97,7 @@ def make_objective(name: LossName, mean: float, std: float) -> Objective:
     def probabilities(logits: Logits) -> Probabilities:
         _check_logits(logits, entry.outputs)
         if entry.to_probabilities is None:
-            return jnp.zeros((len(logits), 0), jnp.float32)
+            return jnp.zeros((logits.shape[0], 0), jnp.float32)
         return entry.to_probabilities(logits.astype(jnp.float32))
 
     def loss(logits: Logits, age: Ages, weight: RowWeights) -> Scalar:

@@ -94,7 +94,7 @@ class Framing(NamedTuple):
     """Where a face sits in the square that a network takes, in shares of the square's side.
 
     x, y: the mean point of the five landmarks (eyes, nose, corners of the mouth), from the upper left corner.
-    scale: the square root of the area of the face's box.
+    scale: the height of the face's box.
     """
 
     x: float

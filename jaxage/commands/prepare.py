@@ -1,18 +1,23 @@
 """Prepare faces for training: the dataset, and pictures of it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from jaxage.data.decode import decode_image, strict_warnings
-from jaxage.data.importers.importer import Importer
+from jaxage.data.importers.importer import ImportedFaces, Importer
 from jaxage.data.prepare.checked import CheckedFaces
 from jaxage.data.prepare.options import PrepareOptions
 from jaxage.data.prepare.output import move_into_place, require_empty, unfinished_folder
 from jaxage.data.prepare.pipeline import prepare_dataset
 from jaxage.data.records import SPLITS
 from jaxage.data.synthetic.faces import write_synthetic
+from jaxage.photos.detector import open_network
+from jaxage.photos.faces import cut_out_face
 from jaxage.report.contact_sheet import contact_sheet
 from jaxage.report.plots import age_histograms
 from jaxage.types import Log
@@ -24,9 +29,23 @@ _SHOWN, _SHOWN_SIZE = 48, 128
 
 def prepare(importer: Importer[Source], source: Source, options: PrepareOptions, log: Log = print) -> Path:
     """Prepare a dataset (see `prepare_dataset`), with `ages.png` and `sample.png` in its folder."""
+    if options.faces == "photo":
+        importer = with_faces_cut_out(importer)
     out = prepare_dataset(importer, source, options, add_pictures, log)
     log(f"go on with: jaxage train --data {out}")
     return out
+
+
+def with_faces_cut_out(importer: Importer[Source]) -> Importer[Source]:
+    """The importer with the face of each photo in place of the photo."""
+    network = open_network()
+
+    @contextmanager
+    def opened(source: Source, seed: int) -> Iterator[ImportedFaces]:
+        with importer.open(source, seed) as faces:
+            yield faces._replace(read=lambda path: cut_out_face(network, faces.read(path)))
+
+    return replace(importer, open=opened)
 
 
 def add_pictures(folder: Path, faces: CheckedFaces) -> None:

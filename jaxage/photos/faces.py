@@ -1,5 +1,6 @@
 """The faces of a photo, cropped for a model."""
 
+import io
 import json
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +18,8 @@ from jaxage.photos.framing import IMDB_FRAMING, Square, cut, locate_face, place_
 from jaxage.types import FacesIn, Framing, InputContract
 
 _LARGE_FACES, _SMALL_FACES, _MARGIN = 320, 1280, 0.25
-_AS_IN_TRAINING = 0.6
+_LARGEST_CROP = 512
+_AS_IN_TRAINING = 0.5
 
 _VERSION = "faces of photos, version 1"
 
@@ -88,12 +90,28 @@ def find_faces(network: Network, image: Image.Image) -> Detections:
     return without_overlaps(Detections(*map(np.concatenate, zip(large, small, strict=True))))
 
 
+def cut_out_face(network: Network, data: bytes) -> bytes:
+    """The face of a photo of one person as a JPEG file, framed as in IMDb-crop, in the photo's own resolution.
+
+    Raises ImageError for a photo without a face or with several, and for a face that is too small.
+    """
+    image = open_image(data, photo_formats())
+    found = find_faces(network, image)
+    if len(found.scores) != 1:
+        raise ImageError(_not_one(len(found.scores)))
+    place = place_of(found, 0)
+    square = square_of(locate_face(network, image, square_of(place, IMDB_FRAMING)) or place, IMDB_FRAMING)
+    if square.side < MIN_SIDE:
+        raise ImageError(TOO_SMALL)
+    file = io.BytesIO()
+    cut(image, square, min(round(square.side), _LARGEST_CROP), "lanczos").save(file, "JPEG", quality=95, subsampling=0)
+    return file.getvalue()
+
+
 def only_face(faces: list[FoundFace]) -> UInt8[np.ndarray, "size size 3"]:
     """The crop of the face that a photo of one person shows. Raises ImageError for none, several, and a small one."""
-    if not faces:
-        raise ImageError("no face found")
-    if len(faces) > 1:
-        raise ImageError(f"{len(faces)} faces: whose age it is, is unknown")
+    if len(faces) != 1:
+        raise ImageError(_not_one(len(faces)))
     if faces[0].pixels is None:
         raise ImageError(TOO_SMALL)
     return faces[0].pixels
@@ -107,6 +125,10 @@ def make_cropper(faces: FacesIn, size: int, contract: InputContract, framing: Fr
 
 
 TOO_SMALL = f"face too small (its crop has less than {MIN_SIDE} pixels a side)"
+
+
+def _not_one(faces: int) -> str:
+    return f"{faces} faces: whose age it is, is unknown" if faces else "no face found"
 
 
 def _network_sees(image: Image.Image, contract: InputContract) -> Float[np.ndarray, "4"]:

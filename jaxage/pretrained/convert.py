@@ -80,14 +80,19 @@ def to_flax(state: Tensors, arch: Arch) -> Conversion:
     return Conversion(unflatten(leaves), layout, dropped)
 
 
-def to_torch(variables: Variables) -> Tensors:
-    """Convert variables to a state dict that torchvision's network loads strictly. BatchNorm's counters are 0."""
+def to_torch(variables: Variables, table: Table | None = None) -> Tensors:
+    """Convert variables to a state dict that torchvision's network loads strictly. BatchNorm's counters are 0.
+
+    Args:
+        variables: Of the network.
+        table: Another layout, from `jaxage.pretrained.keymap.tables`.
+    """
     state: Tensors = {}
     for leaf, value in flatten(variables).items():
-        key = _torch_key(leaf, None)
+        key = _torch_key(leaf, table)
         state[key] = np.ascontiguousarray(_to_torch_layout(np.asarray(value)))
         if leaf.endswith(".var"):
-            state[f"{_module(leaf)}.{_COUNTER}"] = np.zeros((), np.int64)
+            state[f"{key.rsplit('.', 1)[0]}.{_COUNTER}"] = np.zeros((), np.int64)
     return state
 
 

@@ -45,6 +45,10 @@ class ModelConfig:
         """The objective that the head was trained for."""
         return make_objective(self.loss, self.age_mean, self.age_std)
 
+    def has_distribution(self) -> bool:
+        """Whether it predicts the probability of each age."""
+        return LOSSES[self.loss].to_probabilities is not None
+
     def model(self) -> Model:
         """The network, with as many outputs as the objective needs."""
         return create_model(self.arch, outputs=self.objective().outputs, dtype=self.dtype)

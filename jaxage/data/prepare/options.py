@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from jaxage.data.decode import MIN_SIDE
 from jaxage.types import SplitRule, UserError
@@ -26,6 +27,10 @@ class PrepareOptions:
 
     min_side: int = MIN_SIDE
     """The smallest height and width of an image, in pixels."""
+
+    faces: Literal["crop", "photo"] = "crop"
+    """"photo" finds the face of each photo, which must show one person, and keeps it with the margin of IMDb-crop;
+    "crop" keeps the files as they are."""
 
     max_bad: float = 0.01
     """The largest share of images that may be missing, broken or refused before preparing stops."""

@@ -1,0 +1,109 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxage.commands.export import run as export_run
+from jaxage.commands.export.run import export
+from jaxage.training.export import ModelConfig, export_model
+from jaxage.training.predictor import load_predictor
+from jaxage.types import Framing, UserError
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+CONFIG = ModelConfig("resnet18", "huber", 40, 35.0, 18.0, flip=True, framing=Framing(0.5, 0.5, 0.9))
+
+
+def write(folder: Path, config: ModelConfig) -> Path:
+    """A model with random weights, statistics of BatchNorm among them."""
+    variables = jax.device_get(config.model().init(jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    stats = jax.tree.map(lambda leaf: rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32), variables["batch_stats"])
+    export_model(folder / "model", variables | {"batch_stats": stats}, config, "# a card\n")
+    return folder
+
+
+def images(count: int = 3, size: int = 40) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("config", "nodes"),
+    [(CONFIG, 65), (replace(CONFIG, arch="mobilenet_v2", loss="dldl", flip=False, mean=(0.1, 0.5, 0.4)), 120)],
+    ids=lambda x: x.arch if isinstance(x, ModelConfig) else "",
+)
+def test_onnx_gives_what_predict_gives(config: ModelConfig, nodes: int, tmp_path: Path) -> None:
+    out = export(write(tmp_path, config), "onnx", log=lambda _: None)
+    model = onnx.load(out / "model.onnx")
+    assert len(model.graph.node) <= nodes
+    assert json.loads(model.metadata_props[0].value) == json.loads((tmp_path / "model" / "model.json").read_text())
+    assert (out / "README.md").read_text() == "# a card\n"
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, 3):
+        found = session.run(None, {"images": images(count)})
+        expected = load_predictor(tmp_path, 4, 0.9)(images(count))
+        np.testing.assert_allclose(found[0], [each.age for each in expected], atol=2e-3)
+        if config.has_distribution():
+            np.testing.assert_allclose(found[1], [each.probabilities for each in expected], atol=1e-5)
+
+
+def test_stablehlo_runs_in_another_process_without_jaxage(tmp_path: Path) -> None:
+    """And in another JAX, where JAXAGE_OTHER_PYTHON names its Python."""
+    config = replace(CONFIG, loss="dldl")
+    out = export(write(tmp_path, config), "stablehlo", log=lambda _: None)
+    np.save(tmp_path / "images.npy", images())
+    code = (
+        "import sys, jax, numpy as np; from pathlib import Path; folder = Path(sys.argv[1]);"
+        "function = jax.export.deserialize(bytearray((folder / 'model.stablehlo').read_bytes()));"
+        "assert set(function.platforms) == {'cpu', 'cuda', 'tpu'};"
+        "found = function.call(np.load(folder.parent / 'images.npy')); assert 'jaxage' not in sys.modules;"
+        "np.savez(folder.parent / 'found.npz', **found)"
+    )
+    python = os.environ.get("JAXAGE_OTHER_PYTHON", sys.executable)
+    subprocess.run([python, "-c", "import jax.export;" + code, str(out)], check=True, cwd=tmp_path)
+    found = np.load(tmp_path / "found.npz")
+    expected = load_predictor(tmp_path, 4, 0.9)(images())
+    np.testing.assert_allclose(found["age"], [each.age for each in expected], atol=2e-3)
+    np.testing.assert_allclose(found["probabilities"], [each.probabilities for each in expected], atol=1e-5)
+
+
+def test_a_model_that_differs_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_run, "run_onnx", lambda data, images: np.full(len(images), 1e3, np.float32))
+    with pytest.raises(UserError, match="differs from JAX by"):
+        export(write(tmp_path, CONFIG), "onnx", log=lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine", replace(CONFIG, arch="tiny"))
+    for form, message in (
+        ("onnx", "ONNX forms are known of"),
+        ("torch", "neither timm nor torchvision"),
+        ("x", "form"),
+    ):
+        with pytest.raises(UserError, match=message):
+            export(mine, form, log=lambda _: None)
+    (mine / "export-onnx").mkdir()
+    (mine / "export-onnx" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not an empty folder"):
+        export(mine, "onnx", log=lambda _: None)
+    said: list[str] = []
+    export(mine, "stablehlo", log=said.append)
+    assert "random images" in said[0]
+
+
+def test_the_card_goes_along_only_if_there_is_one(tmp_path: Path) -> None:
+    write(tmp_path, CONFIG)
+    (tmp_path / "model" / "README.md").unlink()
+    out = export(tmp_path / "model", "onnx", tmp_path / "here", lambda _: None)
+    assert {path.name for path in out.iterdir()} == {"model.json", "model.onnx"}
+    assert jnp.isfinite(load_predictor(tmp_path, 4, 0.9)(images())[0].age)
