@@ -26,6 +26,7 @@ from jaxage.commands.photo_rows import photo_writer, screen_lines
 from jaxage.commands.predict import predict as find_ages
 from jaxage.commands.prepare import prepare as prepare_faces
 from jaxage.commands.prepare import prepare_synthetic
+from jaxage.commands.serve.run import serve as serve_page
 from jaxage.commands.study.run import StudyConfig
 from jaxage.commands.study.run import study as run_study
 from jaxage.commands.train import train as run_training
@@ -212,12 +213,26 @@ def export(run: _Run, form: Annotated[ExportFormat, tyro.conf.arg(name="format")
     export_for(run, form, out)
 
 
+def serve(run: _Run, port: int = 8000, host: str = "127.0.0.1", coverage: float = 0.9) -> None:
+    """Open a page that takes photos and shows ages, intervals, and where the network looks.
+
+    Args:
+        run: The folder of a finished run, or its model folder.
+        port: The port to listen on.
+        host: The address to listen on; other machines reach 0.0.0.0, without a password.
+        coverage: The probability with which intervals are to hold the true age, 0.5 to 0.99.
+    """
+    prepare_jax()
+    serve_page(run, host, port, coverage)
+
+
 _COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
     "explain": explain,
     "frame": frame,
+    "serve": serve,
     "export": export,
     "prepare": prepare,
     "convert": convert,

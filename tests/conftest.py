@@ -38,6 +38,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_framing() -> Iterator[None]:
+    """Training does not look for faces in its crops: that takes seconds. Tests of it call `framing_of`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxage.commands.train.try_framing", lambda dataset, log: None)
+        yield
+
+
 @pytest.fixture
 def no_type_checker() -> Iterator[None]:
     """As outside the tests: only the code's own checks."""

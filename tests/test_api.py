@@ -63,5 +63,5 @@ def test_a_network_a_loss_and_a_metric_of_ones_own_without_editing_jaxage(
     assert any("MedAE" in line and "epoch" in line for line in said)
     assert any("MedAE" in line and "test" in line for line in said)
     assert jaxage.evaluate(tmp_path / "run")["median"] == pytest.approx(report["test"]["median"], rel=1e-4)
-    (age,) = jaxage.predict(tmp_path / "run", [tmp_path / "data" / "faces" / "000.png"])
-    assert np.isfinite(age)
+    (photo,) = jaxage.predict(tmp_path / "run", [tmp_path / "data" / "faces" / "000.png"], "crop")
+    assert np.isfinite(photo.faces[0].estimate.age)

@@ -102,15 +102,21 @@ def estimate_faces(predictor: Predictor, photos: Iterable[tuple[str, list[FoundF
     crops = [crop for crop in pixels if crop is not None]
     estimates = iter(predictor(np.stack(crops)) if crops else ())
 
-    def named(found: FoundFace) -> Face:
-        if found.pixels is None:
-            return Face(found.box, found.score, None, TOO_SMALL)
-        return Face(found.box, found.score, next(estimates))
-
     return [
-        Photo(path, (), found) if isinstance(found, str) else Photo(path, tuple(map(named, found)))
+        Photo(path, (), found) if isinstance(found, str) else name_faces(path, found, estimates)
         for path, found in photos
     ]
+
+
+def name_faces(path: str, found: Iterable[FoundFace], estimates: Iterator[Estimate]) -> Photo:
+    """A photo with its faces; each face that is large enough takes the next estimate."""
+
+    def face(each: FoundFace) -> Face:
+        if each.pixels is None:
+            return Face(each.box, each.score, None, TOO_SMALL)
+        return Face(each.box, each.score, next(estimates))
+
+    return Photo(path, tuple(map(face, found)))
 
 
 def _count(waiting: list[tuple[str, list[FoundFace] | str]]) -> int:

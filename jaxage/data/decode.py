@@ -32,6 +32,14 @@ class ImageError(ValueError):
     """An image that cannot be used; the message is the short reason."""
 
 
+class UnknownFormatError(ImageError):
+    """A file that is no image in a known format."""
+
+
+class TooManyPixelsError(ImageError):
+    """An image with more pixels than Pillow's limit."""
+
+
 @contextmanager
 def strict_warnings() -> Iterator[None]:
     """Set warnings for `decode_image`, once for all threads: odd files are ignored, decompression bombs are errors."""
@@ -97,9 +105,9 @@ def open_image(data: bytes, formats: tuple[str, ...], check: SizeCheck | None = 
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError("not an image in a known format") from None
+        raise UnknownFormatError("not an image in a known format") from None
     except _BOMBS:
-        raise ImageError("too many pixels (decompression bomb)") from None
+        raise TooManyPixelsError("too many pixels (decompression bomb)") from None
     except Exception as error:  # Pillow raises a dozen kinds for broken files
         raise ImageError(f"truncated or corrupt ({str(error) or type(error).__name__})") from error
 

@@ -55,10 +55,14 @@ def make_face_finder(faces: FacesIn, size: int, contract: InputContract, framing
         WeightsUnavailableError: if the detector cannot be downloaded.
     """
     if faces == "crop":
-        return lambda image: [FoundFace(None, None, square_pixels(image, size, contract))]
+        return lambda image: [FoundFace(None, None, _whole(image, size, contract))]
     if framing is None:
         framing = IMDB_FRAMING._replace(scale=IMDB_FRAMING.scale / contract.crop)
     return partial(_crop_faces, open_network(), faces == "auto", size, contract, framing)
+
+
+def _whole(image: Image.Image, size: int, contract: InputContract) -> UInt8[np.ndarray, "size size 3"] | None:
+    return square_pixels(image, size, contract) if min(image.size) >= MIN_SIDE else None
 
 
 def _crop_faces(

@@ -8,16 +8,21 @@ from jaxtyping import Float, UInt8
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from jaxage.report.style import BLUE, ORANGE, STYLE, save_picture
+from jaxage.report.style import BLUE, ORANGE, STYLE, picture_bytes
+from jaxage.utils.files import write_bytes
 
 _YOUNGER_OLDER = LinearSegmentedColormap.from_list("younger-older", [BLUE, "#f7f7f7", ORANGE])
 
 
 def overlay(path: Path, image: UInt8[np.ndarray, "h w 3"], evidence: Float[np.ndarray, "y x"], title: str) -> None:
-    """Draw an image, and beside it the same image in gray with a map over it; 1200 x 720 pixels.
+    """Write the picture of `overlay_png` to a file."""
+    write_bytes(path, overlay_png(image, evidence, title))
+
+
+def overlay_png(image: UInt8[np.ndarray, "h w 3"], evidence: Float[np.ndarray, "y x"], title: str) -> bytes:
+    """Draw an image, and beside it the same image in gray with a map over it; a PNG file of 1200 x 720 pixels.
 
     Args:
-        path: The PNG file to write.
         image: RGB, 0-255.
         evidence: The map, from `jaxage.commands.explain.age_map`. Values above 0 are orange (older), values below 0
             are blue (younger), 0 is transparent. The colors are scaled to the largest magnitude of this map.
@@ -46,4 +51,4 @@ def overlay(path: Path, image: UInt8[np.ndarray, "h w 3"], evidence: Float[np.nd
             axes.set_axis_off()
         bar = figure.colorbar(drawn, ax=shaded, location="bottom", ticks=[-largest, 0, largest], shrink=0.8)
         bar.ax.set_xticklabels(["younger", "", "older"])
-        save_picture(path, figure)
+        return picture_bytes(figure)

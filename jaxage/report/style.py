@@ -48,6 +48,11 @@ def save_picture(path: Path, picture: Figure | Image.Image) -> None:
     Raises:
         OSError: If the file cannot be written; an earlier file at `path` is then unchanged.
     """
+    write_bytes(path, picture_bytes(picture))
+
+
+def picture_bytes(picture: Figure | Image.Image) -> bytes:
+    """A picture as the bytes of a PNG file."""
     png = io.BytesIO()
     picture.savefig(png, format="png") if isinstance(picture, Figure) else picture.save(png, format="png")
-    write_bytes(path, png.getvalue())
+    return png.getvalue()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxage.commands.evaluate import evaluate
+from jaxage.commands.evaluate import EvaluateOptions, evaluate
 from jaxage.commands.explain import explain
 from jaxage.commands.predict import predict
 from jaxage.commands.train import train
@@ -57,11 +57,14 @@ def test_every_command_feeds_images_as_the_weights_expect(tmp_path: Path) -> Non
     images = (pixels.astype(np.float32) / 255 - np.float32(OTHER.mean)) / np.float32(OTHER.std)
     expected = model_config.objective().predict(model_config.model().apply(variables, jnp.asarray(images)).logits)
     np.testing.assert_allclose([float(row["prediction"]) for row in rows], expected, rtol=1e-4)
-    np.testing.assert_allclose(predict(tmp_path / "run", files), expected, rtol=1e-4)
+    ages = [photo.faces[0].estimate.age for photo in predict(tmp_path / "run", files, "crop")]
+    np.testing.assert_allclose(ages, expected, rtol=1e-4)
     assert evaluate(tmp_path / "run")["mae"] == pytest.approx(report["test"]["mae"], rel=1e-4)
-    assert evaluate(tmp_path / "run", faces, "test")["mae"] == pytest.approx(report["test"]["mae"], rel=1e-4)
+    assert evaluate(tmp_path / "run", EvaluateOptions(faces, "test"))["mae"] == pytest.approx(
+        report["test"]["mae"], rel=1e-4
+    )
     said: list[str] = []
-    explain(tmp_path / "run", files[:1], tmp_path / "explained", said.append)
+    explain(tmp_path / "run", files[:1], tmp_path / "explained", "crop", said.append)
     assert float(said[-1].split("\t")[1]) == pytest.approx(float(expected[0]), abs=0.06)
     exported = tmp_path / "run" / "model" / "model.safetensors"
     assert find_input(exported, "tiny") == OTHER

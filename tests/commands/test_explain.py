@@ -66,16 +66,18 @@ def test_each_image_gets_a_picture_with_the_age_that_predict_gives(tmp_path: Pat
     for file in files:
         Image.fromarray(rng.integers(0, 256, (80, 70, 3), np.uint8)).save(file)
     said: list[str] = []
-    written = explain(tmp_path, files, tmp_path / "out", said.append)
+    written = explain(tmp_path, files, tmp_path / "out", "crop", said.append)
     assert written == [tmp_path / "out" / f"face {i}-explained.png" for i in range(2)]
-    for picture, line, age in zip(written, said[1:], predict(tmp_path, files), strict=True):
+    for picture, line, photo in zip(written, said[1:], predict(tmp_path, files, "crop"), strict=True):
         with Image.open(picture) as image:
             assert image.size == (1200, 720)
-        assert float(line.split("\t")[1]) == pytest.approx(float(age), abs=0.06)
+        assert float(line.split("\t")[1]) == pytest.approx(photo.faces[0].estimate.age, abs=0.06)
     twin = tmp_path / "elsewhere" / files[0].name
     with pytest.raises(UserError, match=r"several images would become face 0-explained\.png"):
         explain(tmp_path, [files[0], twin], tmp_path / "out")
     with pytest.raises(UserError, match="no images"):
         explain(tmp_path, [], tmp_path / "out")
-    with pytest.raises(UserError, match=r"none\.jpg"):
-        explain(tmp_path, [tmp_path / "none.jpg"], tmp_path / "out")
+    with pytest.raises(UserError, match="1 of the images gave no picture"):
+        explain(tmp_path, [tmp_path / "none.jpg", files[0]], tmp_path / "out", "crop", said.append)
+    assert said[-2].startswith(f"{tmp_path / 'none.jpg'}\tNo such file")
+    assert said[-1].startswith(f"{files[0]}\t")

@@ -77,9 +77,9 @@ def packed(wanted: list[Options]) -> list[Options]:
     return runs
 
 
-def predicted(program: Any, best: Any, *_: Any) -> Options:
+def predicted(program: Any, best: Any, *_: Any) -> tuple[Options, None]:
     """In place of the whole test, whose bootstrap and pictures do not depend on the options."""
-    return {"test": predict_at(program, best, program.records.rows_of("test"))}
+    return {"test": predict_at(program, best, program.records.rows_of("test")).age}, None
 
 
 def test_every_pair_of_options_trains_or_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from scipy.stats import pearsonr, spearmanr
 
-from jaxage.commands.evaluate import evaluate
+from jaxage.commands.evaluate import EvaluateOptions, evaluate
 from jaxage.commands.predict import predict
 from jaxage.commands.train import train
 from jaxage.config import TrainConfig
@@ -73,7 +73,8 @@ def predictions(folder: Path) -> list[dict[str, str]]:
 
 def test_the_folder_holds_all_that_is_promised(run: Run) -> None:
     folder, report = run
-    files = "config.json environment.json metrics.jsonl predictions.csv failures.csv report.json curves.png scatter.png"
+    files = "config.json environment.json metrics.jsonl predictions.csv failures.csv report.json"
+    files += " curves.png scatter.png intervals.png"
     for name in [*files.split(), "model/model.safetensors", "model/model.json", "model/README.md"]:
         assert (folder / name).stat().st_size > 0, name
     assert json.loads((folder / "report.json").read_text()) == report
@@ -142,11 +143,13 @@ def test_evaluating_a_run_repeats_its_test(run: Run, faces: Path) -> None:
     assert again["n"] == report["test"]["n"]
     for name in ("plcc", "srocc", "mae", "rmse", "cs5", "plcc_ci95"):
         assert again[name] == pytest.approx(report["test"][name], rel=1e-5), name
-    assert evaluate(folder, faces, on="validation")["mae"] == pytest.approx(report["validation"]["mae"], rel=1e-5)
+    assert evaluate(folder, EvaluateOptions(faces, on="validation"))["mae"] == pytest.approx(
+        report["validation"]["mae"], rel=1e-5
+    )
 
 
 def test_other_data_is_scored_whole(run: Run, tmp_path: Path) -> None:
-    scored = evaluate(run[0], write_faces(tmp_path, n=40))
+    scored = evaluate(run[0], EvaluateOptions(write_faces(tmp_path, n=40)))
     assert scored["split"] == "all"
     assert scored["n"] == 40
     assert scored["failed"] == 0
@@ -159,11 +162,11 @@ def test_a_few_images_of_one_split_or_none_can_be_scored(run: Run, tmp_path: Pat
     table.write_text("path,age,split\n" + "".join(f"{row['path']},{row['age']},{split}\n" for row in rows))
     (tmp_path / rows[0]["path"]).write_bytes(b"no image")
     with pytest.raises(UserError, match="max_bad"):
-        evaluate(run[0], table)
-    scored = evaluate(run[0], table, max_bad=0.3)
+        evaluate(run[0], EvaluateOptions(table))
+    scored = evaluate(run[0], EvaluateOptions(table, max_bad=0.3))
     assert (scored["n"], scored["failed"]) == (3, 1)
     with pytest.raises(UserError, match="no image in split train"):
-        evaluate(run[0], table, on="train", max_bad=0.3)
+        evaluate(run[0], EvaluateOptions(table, on="train", max_bad=0.3))
 
 
 def test_people_seen_in_training_and_others_are_scored_apart(run: Run) -> None:
@@ -190,7 +193,7 @@ def test_a_prepared_folder_trains_streams_and_is_scored(faces: Path, tmp_path: P
     assert any("streamed, up to" in line for line in said)
     expected = pytest.approx(report["test"]["mae"], rel=1e-5)
     assert evaluate(tmp_path / "run")["mae"] == expected
-    assert evaluate(tmp_path / "run", prepared)["mae"] == expected
+    assert evaluate(tmp_path / "run", EvaluateOptions(prepared))["mae"] == expected
     shutil.rmtree(prepared)
     prepare_dataset(CSV, CsvOptions(faces), replace(options, seed=4), log=lambda _: None)
     with pytest.raises(UserError, match="its data have changed"):
@@ -255,20 +258,14 @@ def test_a_frozen_new_head_and_a_constant_age_are_refused(tmp_path: Path) -> Non
 
 def test_predicting_files_gives_the_predictions_of_the_test(run: Run, faces: Path) -> None:
     rows = predictions(run[0])[:5]
-    ages = predict(run[0], [faces.parent / row["path"] for row in rows])
+    photos = predict(run[0], [faces.parent / row["path"] for row in rows], "crop")
+    ages = [photo.faces[0].estimate.age for photo in photos]
     np.testing.assert_allclose(ages, [float(row["prediction"]) for row in rows], atol=1e-3)
-
-
-def test_an_image_that_is_none_is_named(run: Run, faces: Path) -> None:
-    with pytest.raises(UserError, match=r"007\.png"):
-        predict(run[0], [faces.parent / "faces" / "007.png"])
-    with pytest.raises(UserError, match=r"nowhere\.png"):
-        predict(run[0], [faces.parent / "nowhere.png"])
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no model\.json"):
-        predict(tmp_path, [])
+        predict(tmp_path, [], "crop")
 
 
 def test_a_finished_run_is_not_run_again(run: Run, faces: Path) -> None:

@@ -15,6 +15,13 @@ AGE = np.float32([1, 20, 30, 40, 50, 70])
 GUESS = np.float32([3, 22.5, 29, 44, 41, 60])
 
 
+INTERVALS = {
+    "coverage": 0.9,
+    "covered": 0.5,
+    "width": 12.25,
+    "constant_width": 14.5,
+    "by_age": [{"first": 0, "last": 9, "n": 1, "covered": 1.0, "width": 8.0}],
+}
 LEAKAGE = {"test_images_known": 4, "test_images_seen": 1}
 
 
@@ -27,7 +34,7 @@ def report() -> dict[str, Any]:
         "weights": {"tag": "resnet18.test", "sha256": "0"},
         "data": {"name": "faces", "leakage": LEAKAGE},
         "validation": scores,
-        "test": scores | {"age_bands": age_bands(GUESS, AGE), "seen": None, "unseen": scores},
+        "test": scores | {"age_bands": age_bands(GUESS, AGE), "seen": None, "unseen": scores, "intervals": INTERVALS},
         "solver": "adamw",
         "best_epoch": 3,
         "timing": {"total_s": 12.4, "compile_s": 3.6, "train_images_per_s": 99.6},
@@ -76,7 +83,7 @@ def test_a_metric_of_ones_own_is_in_the_summary_the_table_and_the_card(monkeypat
     head, row = scores_table({"test": scores}).splitlines()
     assert head.endswith("WORST")
     assert row.endswith(f"10.0 [{scores['worst_ci95'][0]:.1f}, 10.0]")
-    test = scores | {"age_bands": [], "seen": None, "unseen": None}
+    test = scores | {"age_bands": [], "seen": None, "unseen": None, "intervals": INTERVALS}
     facts = {"arch": "a", "trainable": "fc", "weights": {"tag": "t"}}
     card = model_card(facts | {"data": {"name": "f", "leakage": LEAKAGE}, "test": test})
     assert "WORST 10.0 years" in card
@@ -92,7 +99,7 @@ def test_the_card_says_what_it_is_for_whom_it_fails_and_what_it_is_not_for(repor
 
 def test_predictions_keep_awkward_names(tmp_path: Path) -> None:
     names = ["plain.jpg", 'with,comma and "quotes".jpg', "ünïcode/面.jpg", "four", "five", "six"]
-    write_predictions(tmp_path / "p.csv", make_records(names, AGE.tolist()), GUESS)
+    write_predictions(tmp_path / "p.csv", make_records(names, AGE.tolist()), GUESS, GUESS - 1, GUESS + 1)
     with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == names

@@ -60,8 +60,10 @@ def test_cached_and_uncached_agree(arch: Arch, trainable: str, start: str, tmp_p
         for _ in range(len(order.rows)):
             state, _ = step(state, inputs.loader.items, inputs.loader.ages, jax.device_get(order))
         predict = make_predict_step(model, objective, inputs.input_fn, mesh)
-        results.append(predict_rows(predict, state.average, inputs.loader, inputs.eval_rows, 16))
-    moved = np.abs(results[0] - predict_rows(predict, replicate(variables, mesh), inputs.loader, inputs.eval_rows, 16))
+        results.append(predict_rows(predict, state.average, inputs.loader, inputs.eval_rows, 16).age)
+    moved = np.abs(
+        results[0] - predict_rows(predict, replicate(variables, mesh), inputs.loader, inputs.eval_rows, 16).age
+    )
     assert moved.max() > 1
     tested = np.setdiff1d(np.arange(40), index.train_rows)
     np.testing.assert_allclose(results[1][tested], results[0][tested], rtol=1e-5, atol=1e-4)

@@ -194,7 +194,7 @@ def test_prediction_is_the_network_on_the_chosen_rows(one: Mesh) -> None:
     rows = np.int32([3, 1, 1, 20])
     images = (IMAGES[rows].astype(np.float32) / 255 - 0.5) / 0.25
     expected = OBJECTIVE.predict(model.apply(variables, jnp.asarray(images)).logits)
-    np.testing.assert_allclose(predict(variables, IMAGES, rows[:, None]), expected, rtol=1e-4)
+    np.testing.assert_allclose(predict(variables, IMAGES, rows[:, None]).age, expected, rtol=1e-4)
     mirrors = OBJECTIVE.predict(model.apply(variables, jnp.asarray(images[:, :, ::-1])).logits)
-    both = predict(variables, IMAGES, np.stack([rows, rows], 1))
+    both = predict(variables, IMAGES, np.stack([rows, rows], 1)).age
     np.testing.assert_allclose(both, (expected + mirrors) / 2, rtol=1e-4)

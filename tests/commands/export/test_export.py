@@ -85,13 +85,10 @@ def test_a_model_that_differs_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.usefixtures("tiny")
 def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
     mine = write(tmp_path / "mine", replace(CONFIG, arch="tiny"))
-    for form, message in (
-        ("onnx", "ONNX forms are known of"),
-        ("torch", "neither timm nor torchvision"),
-        ("x", "form"),
-    ):
-        with pytest.raises(UserError, match=message):
-            export(mine, form, log=lambda _: None)
+    with pytest.raises(UserError, match="ONNX forms are known of"):
+        export(mine, "onnx", log=lambda _: None)
+    with pytest.raises(UserError, match="neither timm nor torchvision"):
+        export(mine, "torch", log=lambda _: None)
     (mine / "export-onnx").mkdir()
     (mine / "export-onnx" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="not an empty folder"):

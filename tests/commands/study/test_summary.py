@@ -138,7 +138,7 @@ def test_groups_are_in_the_order_of_the_models() -> None:
 def test_a_run_of_other_data_is_refused(tmp_path: Path) -> None:
     records = table()
     test = records.take(records.rows_of("test"))
-    write_predictions(tmp_path / "predictions.csv", test, test.age + 1)
+    write_predictions(tmp_path / "predictions.csv", test, test.age + 1, test.age, test.age + 2)
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n')
     report = {"data": {"sha256": "sha"}}
     run = read_result("best", REPORT_MODELS[2], 0, tmp_path, report, dataset(records))
