@@ -31,8 +31,13 @@ def read_photo(path: str) -> Image.Image:
     Raises:
         ImageError: if the file cannot be read or is no photo; the message is the short reason.
     """
+    file = Path(path)
     try:
-        data = Path(path).read_bytes()
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise ImageError("not a regular file")  # reading a pipe would wait for ever
+        data = file.read_bytes()
+    except ImageError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise ImageError(getattr(error, "strerror", None) or str(error)) from error
     return open_image(data, photo_formats())

@@ -29,7 +29,7 @@ def test_of_overlapping_boxes_the_surest_stays() -> None:
 
 def test_every_face_of_a_picture_is_found_where_it_is(network: Network) -> None:
     picture, squares, _ = album()
-    found = detect(network, picture, 640)
+    found = detect(network, picture, 900)
     assert len(found.scores) == len(squares)
     centers = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
     for left, top, side in squares:
