@@ -9,6 +9,7 @@ from jaxage.commands.study.summary import Result
 from jaxage.data.dataset import Dataset
 from jaxage.data.records import Records, make_records
 from jaxage.metrics import METRICS
+from jaxage.training.intervals import Bounds, coverage_report
 
 
 def table(n: int = 400) -> Records:
@@ -41,8 +42,13 @@ def made_up(protocol: Protocol, model: ModelSpec, seed: int, noise: float = 8.0,
         {"epoch": epoch, "train_loss": 1 / epoch, "learning_rate": 1e-3, "validation": {"mae": 5 + noise / epoch}}
         for epoch in (1, 2, 3)
     ]
+    bounds = Bounds(prediction - np.float32(noise), prediction + np.float32(noise))
+    intervals = coverage_report(bounds, age, 0.9) | {"constant_width": 2.5 * noise}
     report = {
-        "test": {name: value if np.isfinite(value) else None for name, value in scores.items()},
+        "test": {
+            **{name: value if np.isfinite(value) else None for name, value in scores.items()},
+            "intervals": intervals,
+        },
         "trainable_parameters": 1234567,
         "weights": {"tag": "random", "sha256": None},
         "settings": f"--arch {model.arch} --trainable {model.trainable}",

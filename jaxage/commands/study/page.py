@@ -1,6 +1,7 @@
 """The files of a study: study.json, study.csv, study.md, and study.html with its pictures inside."""
 
 import base64
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import jinja2
 import numpy as np
 
-from jaxage.commands.study.plots import band_lines, calibration_panels, curve_panels, differences
+from jaxage.commands.study.plots import band_lines, calibration_panels, curve_panels, differences, interval_lines
 from jaxage.commands.study.recipes import Protocol
 from jaxage.commands.study.summary import (
     Comparison,
@@ -21,13 +22,14 @@ from jaxage.commands.study.summary import (
 )
 from jaxage.data.dataset import Dataset
 from jaxage.data.records import SPLITS
-from jaxage.metrics import METRICS, Metric, headlines
+from jaxage.metrics import AGE_BANDS, METRICS, Metric, headlines
 from jaxage.report.contact_sheet import contact_sheet
 from jaxage.report.plots import age_histograms, scatter
 from jaxage.utils.files import write_csv, write_json, write_text
 
 _WORST = 24
-_SECTIONS = ("ages", "steps", "gains", "scatter", "curves", "bands", "calibration", "worst")
+_INTERVALS = ("interval_covered", "interval_width")
+_SECTIONS = ("ages", "steps", "gains", "scatter", "curves", "bands", "calibration", "intervals", "worst")
 
 
 class Picture(NamedTuple):
@@ -73,8 +75,9 @@ def write_study(
         lstrip_blocks=True,
     )
     environment.filters |= {"interval": _interval, "spread": _spread, "change": _change, "verdict": _verdict}
-    environment.filters |= {"years": _years}
+    environment.filters |= {"years": _years, "percent": _percent}
     values = {"study": summary, "pictures": pictures, "metrics": METRICS, "headlines": headlines(), "splits": SPLITS}
+    values["bands"] = [f"{first}-{last}" for first, last in AGE_BANDS]
     for name in ("study.md", "study.html"):
         text = environment.get_template(f"{name}.j2").render(values | _counts(summary))
         write_text(folder / name, text)
@@ -96,6 +99,8 @@ def _pictures(
         yield "curves", _curves(folder, protocol, runs)
         yield "bands", _bands(folder, protocol, models)
         yield "calibration", _calibration(folder, protocol, models)
+        if (drawn := _intervals(folder, protocol, models)) is not None:
+            yield "intervals", drawn
     for section, comparisons in (("steps", summary["steps"]), ("gains", summary["gains"])):
         if comparisons:
             yield section, _differences(folder, section, comparisons)
@@ -135,6 +140,16 @@ def _bands(folder: Path, protocol: str, models: Sequence[ModelSummary]) -> Pictu
     band_lines(path, {model["name"]: model["age_bands"] for model in models})
     caption = f"Errors by true age, protocol {protocol}. Bias is predicted minus true age."
     return Picture(path, caption, f"{caption} The table below has the numbers.")
+
+
+def _intervals(folder: Path, protocol: str, models: Sequence[ModelSummary]) -> Picture | None:
+    known = {model["name"]: model["intervals"] for model in models if model["intervals"] is not None}
+    if not known:
+        return None
+    path = folder / f"intervals-{protocol}.png"
+    interval_lines(path, known)
+    caption = f"Intervals by true age: how often they hold it, and how wide they are, protocol {protocol}."
+    return Picture(path, caption, f"{caption} The table has the numbers.")
 
 
 def _calibration(folder: Path, protocol: str, models: Sequence[ModelSummary]) -> Picture:
@@ -209,12 +224,14 @@ def _csv(summary: StudySummary) -> tuple[tuple[str, ...], list[tuple[str, ...]]]
     for model in summary["models"]:
         cells = [model["protocol"], model["arch"], model["trainable"], str(len(model["seeds"]))]
         cells += [str(model["trainable_parameters"]), f"{model['seconds']:.1f}"]
+        sure = model["intervals"]
+        cells += ["", ""] if sure is None else [f"{sure['covered']:.6g}", f"{sure['width'] or math.inf:.6g}"]
         for name in METRICS:
             score = model["scores"][name]
             values = [score["mean"], score["spread"], *(score["ci95"] or (None, None))]
             cells += ["" if value is None else f"{value:.6g}" for value in values]
         lines.append(tuple(cells))
-    return ("protocol", "arch", "trainable", "seeds", "trainable_parameters", "seconds", *scores), lines
+    return ("protocol", "arch", "trainable", "seeds", "trainable_parameters", "seconds", *_INTERVALS, *scores), lines
 
 
 def _interval(score: Score | Difference, metric: Metric, sign: str = "") -> str:
@@ -236,6 +253,10 @@ def _change(measured: Difference, metric: Metric) -> str:
 
 def _years(value: float | None, sign: str = "") -> str:
     return "-" if value is None else f"{value:{sign}.1f}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
 
 
 def _verdict(measured: Mapping[str, Difference]) -> str:

@@ -1,6 +1,6 @@
 """The plots of a study: curves, differences, errors by age and calibration, with one panel or line for each model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from jaxage.commands.study.intervals import IntervalSummary
 from jaxage.commands.study.summary import CalibrationPoint, Difference, GroupError
 from jaxage.metrics import Metric, headlines
 from jaxage.report.style import BLUE, GRAY, LINE_COLORS, ORANGE, STYLE, log_tick_labels, save_picture
@@ -17,6 +18,7 @@ from jaxage.types import Json
 
 _COLUMNS = 2
 _MARKERS = "os^DvPX*"
+_ZERO: Any = {"color": GRAY, "linewidth": 1.4, "linestyle": ":"}
 
 
 def curve_panels(path: Path, histories: Mapping[str, Sequence[Sequence[Json]]]) -> None:
@@ -76,20 +78,47 @@ def band_lines(path: Path, models: Mapping[str, Sequence[GroupError]]) -> None:
         path: The PNG file to write.
         models: The errors of each age band, by model. All models have the same bands.
     """
-    panels_of = {"MAE (years)": [[band["mae"] for band in bands] for bands in models.values()]}
-    panels_of["bias (years)"] = [[band["bias"] for band in bands] for bands in models.values()]
+    names = [band["name"] for band in next(iter(models.values()))]
+    mae = {name: [band["mae"] for band in bands] for name, bands in models.items()}
+    bias = {name: [band["bias"] for band in bands] for name, bands in models.items()}
+    _lines_by_age(path, names, {"MAE (years)": mae, "bias (years)": bias}, lambda panels: panels[1].axhline(0, **_ZERO))
+
+
+def interval_lines(path: Path, models: Mapping[str, IntervalSummary]) -> None:
+    """Plot coverage and width of intervals by true age, one line for each model.
+
+    Args:
+        path: The PNG file to write.
+        models: Their intervals. All models have the same bands and coverage.
+    """
+    first = next(iter(models.values()))
+    names = [band["name"] for band in first["by_age"]]
+    covered = {name: [band["covered"] for band in each["by_age"]] for name, each in models.items()}
+    width = {name: [band["width"] for band in each["by_age"]] for name, each in models.items()}
+    title = f"covered, of {first['coverage']:.0%} asked for"
+    panels = {title: covered, "mean width (years)": width}
+    _lines_by_age(path, names, panels, lambda panels: panels[0].axhline(first["coverage"], **_ZERO))
+
+
+def _lines_by_age(
+    path: Path,
+    names: Sequence[str],
+    panels_of: Mapping[str, Mapping[str, Sequence[float | None]]],
+    mark: Callable[[Any], object],
+) -> None:
+    """Two panels with a line for each model over the bands of true age; `mark` adds to the panels."""
+    models = next(iter(panels_of.values()))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, 5.4 + 0.3 * -(-len(models) // 2)), layout="constrained")
         panels = figure.subplots(1, 2)
         for axes, (title, lines) in zip(panels, panels_of.items(), strict=True):
-            for place, (name, values) in enumerate(zip(models, lines, strict=True)):
+            for place, (name, values) in enumerate(lines.items()):
                 numbers = [_or_nan(value) for value in values]
                 axes.plot(range(len(numbers)), numbers, linewidth=1.8, label=name, **_line_style(place))
-            names = [band["name"] for band in next(iter(models.values()))]
             axes.set_xticks(range(len(names)), names)
             axes.set_title(title)
             axes.set_xlabel("true age")
-        panels[1].axhline(0, color=GRAY, linewidth=1.4, linestyle=":")
+        mark(panels)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
         save_picture(path, figure)

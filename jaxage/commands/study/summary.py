@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jaxage.commands.study.intervals import IntervalSummary, summarize_intervals
 from jaxage.commands.study.recipes import DESCRIPTIONS, ModelSpec, Protocol
 from jaxage.data.dataset import Dataset, describe_data
 from jaxage.data.records import Records
@@ -88,6 +89,7 @@ class ModelSummary(TypedDict):
     ends: list[GroupError]
     gender: list[GroupError]
     calibration: list[CalibrationPoint]
+    intervals: IntervalSummary | None
 
 
 Comparison = TypedDict(
@@ -257,6 +259,7 @@ def _model(runs: list[Result], test: Records, resampled: Resampled) -> ModelSumm
         "ends": [between(*end) for end in _ENDS],
         "gender": [group(name, rows) for name, rows in genders.items() if rows.any()],
         "calibration": _calibration(runs, test.age),
+        "intervals": summarize_intervals([run.report["test"] for run in runs]),
     }
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
 
+from jaxage.commands.study.intervals import summarize_intervals
 from jaxage.commands.study.recipes import REPORT_MODELS, ModelSpec, Protocol
 from jaxage.commands.study.summary import Result, by_model, read_result, summarize
 from jaxage.data.records import Records, make_records
@@ -149,3 +150,15 @@ def test_a_run_of_other_data_is_refused(tmp_path: Path) -> None:
         read_result("best", REPORT_MODELS[2], 0, tmp_path, report, dataset(other))
     with pytest.raises(RunError, match="was trained on other data"):
         read_result("best", REPORT_MODELS[2], 0, tmp_path, {"data": {"sha256": "other"}}, dataset(records))
+
+
+def test_intervals_are_means_over_seeds_and_absent_if_a_run_has_none() -> None:
+    runs = [made_up("best", REPORT_MODELS[2], seed, noise) for seed, noise in ((0, 4.0), (1, 8.0))]
+    mean = summarize_intervals([run.report["test"] for run in runs])
+    assert mean is not None
+    assert mean["width"] == pytest.approx(12, abs=1e-3)
+    assert mean["constant_width"] == pytest.approx(15)
+    covered = [run.report["test"]["intervals"]["covered"] for run in runs]
+    assert mean["covered"] == pytest.approx(np.mean(covered))
+    assert mean["by_age"][0]["name"] == "0-9"
+    assert summarize_intervals([runs[0].report["test"], {}]) is None
