@@ -4,10 +4,10 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from jaxage.commands.predict import Face, Photo
 from jaxage.types import Json, UserError
@@ -16,11 +16,8 @@ from jaxage.utils.files import atomic_write
 _COLUMNS = ("path", "face", "left", "top", "right", "bottom", "score", "age", "low", "high", "reason", "probabilities")
 
 
-class WritePhoto(Protocol):
-    """Writes the lines of one photo."""
-
-    def __call__(self, photo: Photo) -> None:
-        """Write them."""
+WritePhoto = Callable[[Photo], None]
+"""Writes the lines of one photo."""
 
 
 def photo_json(photo: Photo) -> list[Json]:

@@ -1,6 +1,7 @@
 """`jaxage serve`: a page and a JSON endpoint for a trained model."""
 
 import os
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
@@ -49,13 +50,15 @@ def serve(run: Path, host: str = "127.0.0.1", port: int = 8000, coverage: float 
     )
     if host not in _HERE:
         log(f"warning: {host} can be reached from other machines, without any password")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        socket = config.bind_socket()
-    except SystemExit as error:  # uvicorn logs the reason, and exits
-        raise UserError(f"port {port} of {host} cannot be had: choose another --port") from error
-    log(f"open http://{host}:{socket.getsockname()[1]} (stop with Ctrl-C)")
-    with strict_warnings():
-        uvicorn.Server(config).run(sockets=[socket])
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UserError(f"port {port} of {host} cannot be had ({error.strerror}): choose another --port") from error
+    with listening, strict_warnings():
+        name = f"[{host}]" if ":" in host else host
+        log(f"open http://{name}:{listening.getsockname()[1]} (stop with Ctrl-C)")
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def make_service(run: Path, coverage: float) -> Service:
