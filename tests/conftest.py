@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jaxtyping
@@ -44,6 +45,18 @@ def no_framing() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jaxage.commands.train.try_framing", lambda dataset, log: None)
         yield
+
+
+@pytest.fixture(scope="session")
+def network() -> Any:
+    """The face detector's network, downloaded once; a skip where it cannot be had."""
+    from jaxage.photos.detector import open_network
+    from jaxage.pretrained.download import WeightsUnavailableError
+
+    try:
+        return open_network()
+    except WeightsUnavailableError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

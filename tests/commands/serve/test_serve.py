@@ -22,17 +22,15 @@ from jaxage.commands.serve.run import make_service, serve
 from jaxage.commands.serve.schema import SCHEMA
 from jaxage.types import UserError
 from tests.browser import chromium
-from tests.commands.test_predict import photos, run  # noqa: F401
-from tests.photos.conftest import network  # noqa: F401
 
 uvicorn = pytest.importorskip("uvicorn")
 pytestmark = pytest.mark.usefixtures("own_cache", "tiny", "network")
 
 
 @pytest.fixture(scope="module")
-def server(run: Path) -> Iterator[tuple[str, Any]]:  # noqa: F811
+def server(photo_model: Path) -> Iterator[tuple[str, Any]]:
     """The page's address, and the service behind it."""
-    service = make_service(run, 0.9)
+    service = make_service(photo_model, 0.9)
     config = uvicorn.Config(make_app(service), port=0, log_level="warning", server_header=False)
     socket = config.bind_socket()
     made = uvicorn.Server(config)
@@ -47,11 +45,11 @@ def post(url: str, data: bytes, path: str = "/api/predict") -> requests.Response
     return requests.post(url + path, data=data, timeout=60)
 
 
-def test_the_answers_are_those_of_predict(server: tuple[str, Any], run: Path, photos: Path) -> None:  # noqa: F811
+def test_the_answers_are_those_of_predict(server: tuple[str, Any], photo_model: Path, photos: Path) -> None:
     url, _ = server
     for name in ("a group.png", "crop.png"):
         answer = post(url, (photos / name).read_bytes()).json()
-        (photo,) = predict(run, [photos / name])
+        (photo,) = predict(photo_model, [photos / name])
         expected = photo_json(photo)
         assert len(answer["faces"]) == len(expected)
         for face, row in zip(answer["faces"], expected, strict=True):
@@ -66,7 +64,7 @@ def test_the_answers_are_those_of_predict(server: tuple[str, Any], run: Path, ph
     assert requests.get(url + "/healthz", timeout=60).json() == {"status": "ok"}
 
 
-def test_requests_at_once_are_answered_together(server: tuple[str, Any], photos: Path) -> None:  # noqa: F811
+def test_requests_at_once_are_answered_together(server: tuple[str, Any], photos: Path) -> None:
     url, service = server
     steps: list[int] = []
     predictor = service.predictor._predictor
@@ -125,7 +123,7 @@ def test_too_many_pixels_and_a_wrong_face_are_refused(
     assert (post(url, data).status_code, "1,000 pixels" in post(url, data).text) == (413, True)
 
 
-def test_too_many_requests_are_turned_away(server: tuple[str, Any], photos: Path) -> None:  # noqa: F811
+def test_too_many_requests_are_turned_away(server: tuple[str, Any], photos: Path) -> None:
     url, service = server
     held = service.places._value
     service.places._value = 0
@@ -147,7 +145,7 @@ def test_nothing_comes_from_elsewhere(server: tuple[str, Any]) -> None:
     assert requests.get(url + "/api/predict", timeout=60).status_code == 405
 
 
-def test_a_browser_shows_what_was_dropped(server: tuple[str, Any], photos: Path) -> None:  # noqa: F811
+def test_a_browser_shows_what_was_dropped(server: tuple[str, Any], photos: Path) -> None:
     url, _ = server
     with chromium() as browser:
         for width in (390, 1280):
@@ -167,8 +165,8 @@ def test_a_browser_shows_what_was_dropped(server: tuple[str, Any], photos: Path)
             assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_a_signal_ends_it_when_all_is_answered(run: Path, photos: Path) -> None:  # noqa: F811
-    command = [sys.executable, "-m", "tests.tiny_cli", "serve", str(run), "--port", "0"]
+def test_a_signal_ends_it_when_all_is_answered(photo_model: Path, photos: Path) -> None:
+    command = [sys.executable, "-m", "tests.tiny_cli", "serve", str(photo_model), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
     assert process.stdout is not None
     url = process.stdout.readline().split()[1]
@@ -182,7 +180,7 @@ def test_a_signal_ends_it_when_all_is_answered(run: Path, photos: Path) -> None:
     assert process.wait(30) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
 
 
-def test_a_port_that_is_taken_is_named(server: tuple[str, Any], run: Path) -> None:  # noqa: F811
+def test_a_port_that_is_taken_is_named(server: tuple[str, Any], photo_model: Path) -> None:
     port = int(server[0].rsplit(":", 1)[1])
     with pytest.raises(UserError, match=f"port {port} of 127.0.0.1 cannot be had"):
-        serve(run, port=port, log=lambda _: None)
+        serve(photo_model, port=port, log=lambda _: None)
