@@ -26,6 +26,7 @@ from jaxage.commands.photo_rows import photo_writer, screen_lines
 from jaxage.commands.predict import predict as find_ages
 from jaxage.commands.prepare import prepare as prepare_faces
 from jaxage.commands.prepare import prepare_synthetic
+from jaxage.commands.push import push as push_model
 from jaxage.commands.serve.run import serve as serve_page
 from jaxage.commands.study.run import StudyConfig
 from jaxage.commands.study.run import study as run_study
@@ -131,6 +132,24 @@ def frame(run: _Run) -> None:
     measure_frame(run)
 
 
+def push(
+    run: _Run,
+    repo: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OWNER/NAME")],
+    license: str | None = None,
+    public: bool = False,
+) -> None:
+    """Upload the model of a run to the Hugging Face Hub, with a model card; other commands take it as hf://OWNER/NAME.
+
+    Args:
+        run: The folder of a finished run.
+        repo: Where to; it is made if need be.
+        license: Of the model, which the terms of its faces must allow: an identifier of the Hub, such as cc-by-nc-4.0,
+            or a name. Without it you are asked.
+        public: Let everybody see it; without it, only you do.
+    """
+    push_model(run, repo, license, public)
+
+
 def _prepare_command(importer: Importer[Any]) -> Any:
     """The command of an importer, as a type for tyro."""
 
@@ -234,6 +253,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "frame": frame,
     "serve": serve,
     "export": export,
+    "push": push,
     "prepare": prepare,
     "convert": convert,
     "lr-find": lr_find,
