@@ -147,7 +147,7 @@ def _sentence(error: Any, endpoint: str, model: HubModel, access: Access) -> str
     http_error = errors.HfHubHTTPError.__bases__[0]  # of the HTTP library that this version of huggingface_hub uses
     check = "check the connection, HF_ENDPOINT and HF_HUB_OFFLINE"
     if isinstance(error, errors.HFValidationError):
-        return f"{model.repo} is no name on the Hub ({_first_line(error)}): write OWNER/NAME"
+        return f"{model.repo} is no name on the Hub ({_on_one_line(error)}): write OWNER/NAME"
     if isinstance(error, errors.LocalEntryNotFoundError):
         return f"{model}: {endpoint} does not answer, and the model was not downloaded before: {check}"
     if isinstance(error, errors.RevisionNotFoundError):
@@ -162,9 +162,9 @@ def _sentence(error: Any, endpoint: str, model: HubModel, access: Access) -> str
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
         return f"{error.filename or model}: {error.strerror}; HF_HOME names another folder for models of the Hub"
     if isinstance(error, OSError | http_error):
-        return f"{model}: {endpoint} does not answer ({_first_line(error)}): {check}"
+        return f"{model}: {endpoint} does not answer ({_on_one_line(error)}): {check}"
     if isinstance(error, ValueError):
-        return f"{model}: {endpoint} refuses it ({_first_line(error)})"
+        return f"{model}: {endpoint} refuses it ({_on_one_line(error)})"
     return None
 
 
@@ -180,8 +180,8 @@ def _refusal(error: Any, endpoint: str, model: HubModel, access: Access) -> str:
         return f"your token may not write for {owner}: check the name, make a token that may, and {_LOGIN}"
     if status == 429 or status >= 500:
         return f"{endpoint} answers {status}: try again later"
-    return f"{endpoint} refuses it ({status}): {error.server_message or _first_line(error)}"
+    return f"{endpoint} refuses it ({status}): {error.server_message or _on_one_line(error)}"
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _on_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
