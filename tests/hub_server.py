@@ -1,8 +1,8 @@
 """A Hub in this process: the paths that huggingface_hub uses for models, with the answers that the real one gives.
 
-Repositories with commits, branches and tags; private ones; names of owners; LFS storage behind another host, to which no
-token may go. What it does not have is Xet, the newer storage of the real Hub, which huggingface_hub uses in place of LFS
-where its library hf_xet is installed.
+Repositories with commits, branches and tags; private ones; names of owners; LFS storage behind another host, to which
+no token may go. What it does not have is Xet, the newer storage of the real Hub, which huggingface_hub uses in place of
+LFS where its library hf_xet is installed.
 """
 
 import base64
@@ -71,8 +71,15 @@ def hub_server(patch: pytest.MonkeyPatch, cache: Any) -> Iterator[Hub]:
     patch.setenv("HF_ENDPOINT", hub.url)
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         patch.delenv(name, raising=False)
-    read_at_import = {"HF_URL_HOSTS": {"127.0.0.1"}, "HF_HUB_CACHE": str(cache), "HF_TOKEN_PATH": "/nowhere"}
-    for name, value in (read_at_import | {"HF_HUB_DISABLE_XET": True}).items():
+    read_at_import = {
+        "ENDPOINT": hub.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_URL_HOSTS": {"127.0.0.1"},
+        "HF_HUB_CACHE": str(cache),
+        "HF_TOKEN_PATH": "/nowhere",
+        "HF_HUB_DISABLE_XET": True,
+    }
+    for name, value in read_at_import.items():
         patch.setattr(constants, name, value, raising=False)
     try:
         yield hub

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, runtime_checkable
 
 from jaxage.commands.predict import Face, Photo
 from jaxage.types import Json, UserError
@@ -16,6 +16,7 @@ from jaxage.utils.files import atomic_write
 _COLUMNS = ("path", "face", "left", "top", "right", "bottom", "score", "age", "low", "high", "reason", "probabilities")
 
 
+@runtime_checkable
 class WritePhoto(Protocol):
     """Writes the lines of one photo."""
 

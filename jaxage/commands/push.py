@@ -29,8 +29,8 @@ def push(run: Path, repo: str, license: str | None = None, public: bool = False,
         log: Takes where it went.
 
     Raises:
-        UserError: for a run without a report or model, no license, a missing extra `hub`, nobody logged in, and what the
-            Hub refuses.
+        UserError: for a run without a report or model, no license, a missing extra `hub`, nobody logged in, and what
+            the Hub refuses.
     """
     files = pushed_files(run, repo, parse_license(license or _ask()))
     pushed = upload_model(repo, files, f"Age model by jaxage {version('jaxage')}", public)

@@ -1,7 +1,6 @@
 """Predictions of many images in batches, and their scores without intervals."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax

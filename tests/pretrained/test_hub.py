@@ -9,7 +9,11 @@ from jaxage.types import UserError
 from tests.hub_server import TOKEN, Hub, Repo, hub_server
 
 REPO = "alice/ages"
-FILES = {"README.md": b"---\nlicense: mit\n---\n# ages\n", "model.json": b'{"arch": "x"}', "model.safetensors": b"w" * 999}
+FILES = {
+    "README.md": b"---\nlicense: mit\n---\n# ages\n",
+    "model.json": b'{"arch": "x"}',
+    "model.safetensors": b"w" * 999,
+}
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's use of httpx
 
