@@ -26,6 +26,7 @@ from jaxage.commands.photo_rows import photo_writer, screen_lines
 from jaxage.commands.predict import predict as find_ages
 from jaxage.commands.prepare import prepare as prepare_faces
 from jaxage.commands.prepare import prepare_synthetic
+from jaxage.commands.push import PushOptions
 from jaxage.commands.push import push as push_model
 from jaxage.commands.serve.run import serve as serve_page
 from jaxage.commands.study.run import StudyConfig
@@ -46,6 +47,7 @@ from jaxage.utils.files import write_json
 from jaxage.utils.runtime import prepare_jax, restart_with_huge_pages
 
 _Run = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+_Repo = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OWNER/NAME")]]
 _Images = tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="IMAGE...")]]
 _IMAGES_HELP = "Photos, folders with photos in and below them, or - for a list of them from stdin, one a line."
 _FACES_HELP = (
@@ -132,22 +134,15 @@ def frame(run: _Run) -> None:
     measure_frame(run)
 
 
-def push(
-    run: _Run,
-    repo: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OWNER/NAME")],
-    license: str | None = None,
-    public: bool = False,
-) -> None:
-    """Upload the model of a run to the Hugging Face Hub, with a model card; other commands take it as hf://OWNER/NAME.
+def push(run: _Run, repo: _Repo, options: Annotated[PushOptions, tyro.conf.arg(name="")]) -> None:
+    """Upload the model of a run to the Hugging Face Hub, with a card; other commands take it as hf://OWNER/NAME.
 
     Args:
         run: The folder of a finished run.
         repo: Where to; it is made if need be.
-        license: Of the model, which the terms of its faces must allow: an identifier of the Hub, such as cc-by-nc-4.0,
-            or a name. Without it you are asked.
-        public: Let everybody see it; without it, only you do.
+        options: Its license, and who sees it.
     """
-    push_model(run, repo, license, public)
+    push_model(run, repo, options)
 
 
 def _prepare_command(importer: Importer[Any]) -> Any:

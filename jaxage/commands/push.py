@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,22 +19,36 @@ _QUESTION = (
 )
 
 
-def push(run: Path, repo: str, license: str | None = None, public: bool = False, log: Log = print) -> Pushed:
+@dataclass(frozen=True)
+class PushOptions:
+    """What a model on the Hub says of its license, and who sees it."""
+
+    license: str | None = None
+    """Of the model, which the terms of its faces must allow: an identifier of the Hub, such as cc-by-nc-4.0, or a name;
+    without it, a terminal is asked."""
+
+    public: bool = False
+    """Let everybody see the model, not only its owner."""
+
+
+_DEFAULTS = PushOptions()
+
+
+def push(run: Path, repo: str, options: PushOptions = _DEFAULTS, log: Log = print) -> Pushed:
     """Upload `model.safetensors`, `model.json` and a model card with the test's scores, in one commit.
 
     Args:
         run: The folder of a finished run.
         repo: Where to, "owner/name". It is made if need be.
-        license: Of the model: an identifier of the Hub or a name. Without it a terminal is asked.
-        public: Whether everybody may see the model; if not, only its owner.
+        options: The license, and whether everybody may see the model.
         log: Takes where it went.
 
     Raises:
         UserError: for a run without a report or model, no license, a missing extra `hub`, nobody logged in, and what
             the Hub refuses.
     """
-    files = pushed_files(run, repo, parse_license(license or _ask()))
-    pushed = upload_model(repo, files, f"Age model by jaxage {version('jaxage')}", public)
+    files = pushed_files(run, repo, parse_license(options.license or _ask()))
+    pushed = upload_model(repo, files, f"Age model by jaxage {version('jaxage')}", options.public)
     log(f"{pushed.url} ({'private' if pushed.private else 'public'}): use it as {pushed.model}")
     return pushed
 

@@ -13,7 +13,7 @@ from jaxage.cli import main
 from jaxage.commands.evaluate import EvaluateOptions, evaluate
 from jaxage.commands.frame import frame
 from jaxage.commands.predict import predict
-from jaxage.commands.push import push
+from jaxage.commands.push import PushOptions, push
 from jaxage.metrics import METRICS
 from jaxage.report.hub_card import hub_metadata, hub_text, parse_license
 from jaxage.training.export import ModelConfig, export_model, load_model
@@ -81,7 +81,7 @@ def test_what_was_pushed_predicts_the_same(
 
 
 def test_a_model_of_the_hub_is_scored_on_named_data_only(hub: Hub, run: Path, faces: Path) -> None:
-    push(run, REPO, "mit", log=lambda _: None)
+    push(run, REPO, PushOptions("mit"), log=lambda _: None)
     scores = evaluate(f"hf://{REPO}", EvaluateOptions(data=faces))
     assert scores["n"] == 30
     assert scores["mae"] == pytest.approx(evaluate(run / "model", EvaluateOptions(data=faces))["mae"])
@@ -95,7 +95,7 @@ def test_a_model_of_the_hub_is_scored_on_named_data_only(hub: Hub, run: Path, fa
 def test_the_card_reads_as_the_hub_reads_it(hub: Hub, run: Path) -> None:
     from huggingface_hub import ModelCard
 
-    push(run, REPO, "cc-by-nc-4.0", log=lambda _: None)
+    push(run, REPO, PushOptions("cc-by-nc-4.0"), log=lambda _: None)
     card = ModelCard(pushed_text(hub, "README.md"))
     assert (card.data.library_name, card.data.pipeline_tag) == ("jaxage", "image-classification")
     assert (card.data.license, card.data.base_model) == ("cc-by-nc-4.0", None)
@@ -155,12 +155,12 @@ def test_the_license_is_asked_for_on_a_terminal_only(hub: Hub, run: Path, monkey
 
 def test_what_is_no_finished_run_is_not_pushed(hub: Hub, run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no report\.json"):
-        push(tmp_path, REPO, "mit")
+        push(tmp_path, REPO, PushOptions("mit"))
     (tmp_path / "report.json").write_text((run / "report.json").read_text())
     (tmp_path / "model").mkdir()
     for name in ("model.json", "README.md"):
         (tmp_path / "model" / name).write_text((run / "model" / name).read_text())
     (tmp_path / "model" / "model.safetensors").write_bytes(b"\x80\x04a pickle")
     with pytest.raises(UserError, match="not a readable safetensors file"):
-        push(tmp_path, REPO, "mit")
+        push(tmp_path, REPO, PushOptions("mit"))
     assert not hub.calls
