@@ -26,6 +26,8 @@ from jaxage.commands.photo_rows import photo_writer, screen_lines
 from jaxage.commands.predict import predict as find_ages
 from jaxage.commands.prepare import prepare as prepare_faces
 from jaxage.commands.prepare import prepare_synthetic
+from jaxage.commands.push import PushOptions
+from jaxage.commands.push import push as push_model
 from jaxage.commands.serve.run import serve as serve_page
 from jaxage.commands.study.run import StudyConfig
 from jaxage.commands.study.run import study as run_study
@@ -45,6 +47,7 @@ from jaxage.utils.files import write_json
 from jaxage.utils.runtime import prepare_jax, restart_with_huge_pages
 
 _Run = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+_Repo = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OWNER/NAME")]]
 _Images = tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="IMAGE...")]]
 _IMAGES_HELP = "Photos, folders with photos in and below them, or - for a list of them from stdin, one a line."
 _FACES_HELP = (
@@ -129,6 +132,17 @@ def frame(run: _Run) -> None:
     """
     prepare_jax()
     measure_frame(run)
+
+
+def push(run: _Run, repo: _Repo, options: Annotated[PushOptions, tyro.conf.arg(name="")]) -> None:
+    """Upload the model of a run to the Hugging Face Hub, with a card; other commands take it as hf://OWNER/NAME.
+
+    Args:
+        run: The folder of a finished run.
+        repo: Where to; it is made if need be.
+        options: Its license, and who sees it.
+    """
+    push_model(run, repo, options)
 
 
 def _prepare_command(importer: Importer[Any]) -> Any:
@@ -234,6 +248,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "frame": frame,
     "serve": serve,
     "export": export,
+    "push": push,
     "prepare": prepare,
     "convert": convert,
     "lr-find": lr_find,

@@ -120,6 +120,9 @@ class TrainConfig:
     resume: bool = False
     """Continue the run in --out, or the newest run of this network and these layers."""
 
+    tensorboard: bool = False
+    """Write the lines of metrics.jsonl as events into the run's folder too, for tensorboard --logdir runs."""
+
     def __post_init__(self) -> None:
         """Raise UserError naming the first field that cannot be used."""
         positive = ("epochs", "batch_size", "learning_rate", "clip", "views")

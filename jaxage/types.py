@@ -1,6 +1,7 @@
 """Types that several packages share. The tests check array shapes and dtypes at run time."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,6 +12,9 @@ Arch = str
 
 LossName = str
 """A key of `jaxage.losses.LOSSES`."""
+
+RunPath = str | Path
+"""The folder of a finished run or its `model/` folder, or `hf://owner/name@revision` on the Hugging Face Hub."""
 
 Dtype = Literal["float32", "bfloat16"]
 Precision = Literal["auto", "float32", "bfloat16"]

@@ -11,12 +11,13 @@ from jaxage.data.load import load_data
 from jaxage.data.loader import device_budget, make_loader
 from jaxage.metrics import age_bands, summary
 from jaxage.photos.faces import make_cropper
+from jaxage.pretrained.hub import parse_hub_path
 from jaxage.training.export import ModelConfig, load_model
 from jaxage.training.intervals import bounds_of, coverage_report
 from jaxage.training.predictor import compile_predictor, predict_rows
-from jaxage.training.run_folder import read_config, require_inputs
+from jaxage.training.run_folder import CONFIG, read_config, require_inputs
 from jaxage.training.view_index import rows_of_images
-from jaxage.types import FacesIn, Json, Predictions, Rows, Split, UserError, Variables
+from jaxage.types import FacesIn, Json, Predictions, Rows, RunPath, Split, UserError, Variables
 from jaxage.utils.sharding import make_mesh, replicate
 
 
@@ -44,11 +45,12 @@ class EvaluateOptions:
 _DEFAULTS = EvaluateOptions()
 
 
-def evaluate(run: Path, options: EvaluateOptions = _DEFAULTS) -> Json:
+def evaluate(run: RunPath, options: EvaluateOptions = _DEFAULTS) -> Json:
     """Score the exported model of a run.
 
     Args:
-        run: The folder of a finished run.
+        run: The folder of a finished run; with `options.data` also its model folder, or `hf://owner/name@revision` on
+            the Hugging Face Hub.
         options: What it is scored on.
 
     Returns:
@@ -59,7 +61,7 @@ def evaluate(run: Path, options: EvaluateOptions = _DEFAULTS) -> Json:
         UserError: for a run or data that cannot be used.
     """
     variables, model_config = load_model(run)
-    config = read_config(run)
+    config = _run_config(run, options.data)
     max_bad = config.max_bad if options.max_bad is None else options.max_bad
     if not 0 <= max_bad < 1:
         raise UserError(f"--max-bad must lie in [0, 1), got {max_bad}")
@@ -69,7 +71,7 @@ def evaluate(run: Path, options: EvaluateOptions = _DEFAULTS) -> Json:
         split: Split | None = options.on or "test"
         config = replace(config, image_size=size, max_bad=max_bad)
         dataset = load_data(config, cache_folder(), contract=contract, cropper=cropper)
-        require_inputs(run, {"data": dataset.sha256})
+        require_inputs(Path(run), {"data": dataset.sha256})
     else:
         split = options.on
         load = LoadOptions(split=None, max_bad=max_bad)
@@ -88,6 +90,15 @@ def evaluate(run: Path, options: EvaluateOptions = _DEFAULTS) -> Json:
         bounds = bounds_of(model_config.intervals, predicted, options.coverage)
         intervals = coverage_report(bounds, part.age, options.coverage)
     return about | scored | {"age_bands": age_bands(predicted.age, part.age), "intervals": intervals}
+
+
+def _run_config(run: RunPath, data: Path | None) -> TrainConfig:
+    """The settings of the run; the defaults for a model without its run, which needs data."""
+    if parse_hub_path(run) is None and (Path(run) / CONFIG).is_file():
+        return read_config(Path(run))
+    if data is None:
+        raise UserError(f"{run} is a model without its run, so its data are not known: name some with --data")
+    return TrainConfig()
 
 
 def predict_images(

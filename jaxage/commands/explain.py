@@ -19,20 +19,20 @@ from jaxage.photos.faces import TOO_SMALL, make_face_finder
 from jaxage.photos.files import list_photos
 from jaxage.report.saliency import overlay
 from jaxage.training.export import ModelConfig, load_model
-from jaxage.types import FacesIn, Images, Log, UserError, Variables
+from jaxage.types import FacesIn, Images, Log, RunPath, UserError, Variables
 
 _SIDE = 7
 
 
 def explain(
-    run: Path, images: Sequence[str | Path], out: Path, faces: FacesIn = "auto", log: Log = print
+    run: RunPath, images: Sequence[str | Path], out: Path, faces: FacesIn = "auto", log: Log = print
 ) -> list[Path]:
     """A picture in `out` for each face of each photo: the face, and over it what the model exported in `run` looked at.
 
     They are named NAME-explained.png, or NAME-N-explained.png for the Nth of several faces.
 
     Args:
-        run: The folder of a finished run, or its model folder.
+        run: The folder of a finished run, its `model/` folder, or `hf://owner/name@revision` on the Hugging Face Hub.
         images: Photos, and folders of photos.
         out: The folder for the pictures; made if need be.
         faces: As for `jaxage.predict`.

@@ -14,7 +14,7 @@ from jaxage.data.parallel import in_order
 from jaxage.photos.faces import TOO_SMALL, FaceFinder, FoundFace, make_face_finder
 from jaxage.photos.files import list_photos, read_photo
 from jaxage.training.predictor import Estimate, Predictor, load_predictor
-from jaxage.types import FacesIn, UserError
+from jaxage.types import FacesIn, RunPath, UserError
 
 
 class Face(NamedTuple):
@@ -46,7 +46,7 @@ class Photo(NamedTuple):
 
 
 def predict(
-    run: Path, images: Sequence[str | Path], faces: FacesIn = "auto", coverage: float = 0.9, batch_size: int = 32
+    run: RunPath, images: Sequence[str | Path], faces: FacesIn = "auto", coverage: float = 0.9, batch_size: int = 32
 ) -> Iterator[Photo]:
     """The faces of each photo with their ages, in the order of the photos.
 
@@ -54,7 +54,7 @@ def predict(
     grow with the number of photos.
 
     Args:
-        run: The folder of a finished run, or its `model/` folder.
+        run: The folder of a finished run, its `model/` folder, or `hf://owner/name@revision` on the Hugging Face Hub.
         images: Files, and folders with images in them or below them.
         faces: "photo" finds the faces and crops each as the training crops were; "crop" takes each image whole, as a
             crop like those of the training; "auto" takes an image whole if one face fills it as in the training.

@@ -9,9 +9,10 @@ import numpy as np
 
 from jaxage.losses import LOSSES, Objective, make_objective
 from jaxage.models.registry import Model, create_model
+from jaxage.pretrained.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, resolve_model
 from jaxage.pretrained.safetensors_io import read_variables, write_variables
 from jaxage.training.intervals import Intervals
-from jaxage.types import Arch, Dtype, Framing, InputContract, Interpolation, LossName, UserError, Variables
+from jaxage.types import Arch, Dtype, Framing, InputContract, Interpolation, LossName, RunPath, UserError, Variables
 from jaxage.utils.files import write_json, write_text
 
 _DEFAULT = InputContract()
@@ -63,8 +64,8 @@ def export_model(folder: Path, variables: Variables, config: ModelConfig, card: 
     folder.mkdir(parents=True, exist_ok=True)
     leaves = {name: _to_numpy(tree) for name, tree in variables.items()}
     metadata = {"arch": config.arch, "input": json.dumps(config.input()._asdict())}
-    write_variables(folder / "model.safetensors", leaves, metadata)
-    write_text(folder / "README.md", card)
+    write_variables(folder / WEIGHTS_FILE, leaves, metadata)
+    write_text(folder / CARD_FILE, card)
     write_model_config(folder, config)
 
 
@@ -82,34 +83,40 @@ def write_model_config(folder: Path, config: ModelConfig) -> None:
         },
     }
     parts = {name: part and part._asdict() for name, part in _parts(config).items()}
-    write_json(folder / "model.json", asdict(config) | words | parts)
+    write_json(folder / CONFIG_FILE, asdict(config) | words | parts)
 
 
-def load_model(folder: Path) -> tuple[Variables, ModelConfig]:
+def load_model(run: RunPath) -> tuple[Variables, ModelConfig]:
     """Read what `export_model` wrote.
 
     Args:
-        folder: The folder of a finished run, or its `model/` folder.
+        run: The folder of a finished run, its `model/` folder, or `hf://owner/name` or `hf://owner/name@revision`: a
+            model that `jaxage push` uploaded to the Hugging Face Hub, of which safetensors and JSON are downloaded.
 
     Raises:
-        UserError: if a file is missing or is not one of jaxage's.
+        UserError: if a file is missing or is not one of jaxage's, or if the Hub does not give the model.
     """
-    folder = model_folder(folder)
+    folder = model_folder(run)
     config = read_model_config(folder)
-    return read_variables(folder / "model.safetensors"), config
+    return read_variables(folder / WEIGHTS_FILE), config
 
 
-def model_folder(folder: Path) -> Path:
-    """The `model/` folder of a run, or `folder` itself if it is one. Raises UserError if there is no model."""
+def model_folder(run: RunPath) -> Path:
+    """The `model/` folder of a run, `run` itself if it is one, or the local copy of a model of the Hub.
+
+    Raises:
+        UserError: if there is no model.
+    """
+    folder = resolve_model(run)
     folder = folder / "model" if (folder / "model").is_dir() else folder
-    if not (folder / "model.json").is_file():
+    if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{folder} holds no model.json: give the folder of a finished run, or its model/ folder")
     return folder
 
 
 def read_model_config(folder: Path) -> ModelConfig:
     """Read `model.json` in a model folder. Raises UserError if it is not one of jaxage's."""
-    path = folder / "model.json"
+    path = folder / CONFIG_FILE
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         names = [f.name for f in fields(ModelConfig) if f.name in stored or f.default is MISSING]

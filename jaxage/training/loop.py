@@ -1,6 +1,5 @@
 """The loop over epochs: train, validate, keep the best, checkpoint; a resumed run ends with the same numbers."""
 
-import json
 import math
 import signal
 import threading
@@ -9,7 +8,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -24,13 +22,13 @@ from jaxage.data.sampler import epoch_batches
 from jaxage.metrics import scores_line
 from jaxage.training.cache_policy import TrainInputs
 from jaxage.training.checkpoint import Checkpoint, open_checkpoints, restore_latest, save
+from jaxage.training.history import write_history
 from jaxage.training.predictor import predict_rows, scores
-from jaxage.training.run_folder import HISTORY, Run
+from jaxage.training.run_folder import Run
 from jaxage.training.state import TrainState, start_epoch
 from jaxage.training.step import PredictStep, TrainStep
 from jaxage.training.unfreeze import Phase
 from jaxage.types import Predictions, Rows, Variables
-from jaxage.utils.files import write_text
 from jaxage.utils.sharding import block_if_multi_cpu, replicated
 
 
@@ -110,7 +108,7 @@ def fit(program: Program, state: TrainState, run: Run) -> tuple[Variables, Progr
             state, best, progress = restored.state, restored.best, Progress(**restored.progress)
             run.log(f"resuming at step {int(state.step)}")
         earlier = progress.run_s
-        _write_history(run.folder, progress)
+        write_history(run, progress.history)
         for epoch in range(int(state.step) // per_epoch + 1, run.config.epochs + 1):
             state = _train_epoch(program, state, epoch, progress, run, caught)
             if int(state.bad_step) >= 0:
@@ -121,7 +119,7 @@ def fit(program: Program, state: TrainState, run: Run) -> tuple[Variables, Progr
                     raise _diverged(run, checkpoints.latest_step(), f"predictions are NaN or inf after epoch {epoch}")
             progress.run_s = earlier + time.perf_counter() - run.started
             save(checkpoints, Checkpoint(state, best, vars(progress)))
-            _write_history(run.folder, progress)
+            write_history(run, progress.history)
             if caught:
                 raise Stopped(
                     f"stopped by {signal.Signals(caught[0]).name} at step {int(state.step)}; "
@@ -222,10 +220,6 @@ def _copy(variables: Variables) -> Variables:
     """A copy that outlives the donation of the original to the next step."""
     copied: Variables = jax.tree.map(lambda leaf: leaf.copy(), variables)
     return copied
-
-
-def _write_history(folder: Path, progress: Progress) -> None:
-    write_text(folder / HISTORY, "".join(json.dumps(line) + "\n" for line in progress.history))
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Predictions of many images in batches, and their scores without intervals."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -16,7 +15,7 @@ from jaxage.training.inputs import from_images
 from jaxage.training.intervals import Bounds, bounds_of
 from jaxage.training.step import PredictStep, make_predict_step
 from jaxage.training.view_index import rows_of_images
-from jaxage.types import Predictions, StoredImages, Variables, Years
+from jaxage.types import Predictions, RunPath, StoredImages, Variables, Years
 from jaxage.utils.sharding import block_if_multi_cpu, make_mesh, replicate
 
 
@@ -62,11 +61,11 @@ class Predictor:
         return [_estimate(predicted, bounds, row) for row in range(len(images))]
 
 
-def load_predictor(run: Path, batch_size: int, coverage: float) -> Predictor:
+def load_predictor(run: RunPath, batch_size: int, coverage: float) -> Predictor:
     """The predictor of a run.
 
     Args:
-        run: The folder of a finished run, or its `model/` folder.
+        run: The folder of a finished run, its `model/` folder, or `hf://owner/name@revision` on the Hugging Face Hub.
         batch_size: Images per step.
         coverage: The probability with which an interval is to hold the true age: a whole percent from 0.5 to 0.99.
 

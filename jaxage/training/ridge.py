@@ -1,6 +1,5 @@
 """A head of one output in closed form: ridge regression on the features before it."""
 
-import json
 import time
 from typing import NamedTuple
 
@@ -12,11 +11,11 @@ from jaxtyping import Float
 
 from jaxage.models.registry import create_model
 from jaxage.training.export import ModelConfig
+from jaxage.training.history import write_history
 from jaxage.training.loop import Program, Progress
 from jaxage.training.predictor import scores
-from jaxage.training.run_folder import HISTORY, Run
+from jaxage.training.run_folder import Run
 from jaxage.types import Json, Variables
-from jaxage.utils.files import write_text
 from jaxage.utils.sharding import replicate
 from jaxage.utils.trees import is_within, map_named
 
@@ -83,7 +82,7 @@ def solve(program: Program, variables: Variables, model_config: ModelConfig, run
         f"ridge regression: of {len(STRENGTHS)} strengths {best['strength']:.1e} has the best validation MAE, "
         f"{best['validation']['mae']:.3f}"
     )
-    write_text(run.folder / HISTORY, "".join(json.dumps(line) + "\n" for line in history))
+    write_history(run, history)
     head = {"kernel": kernels[chosen][:, None], "bias": biases[chosen][None]}
     name = create_model(model_config.arch).spec.head
 

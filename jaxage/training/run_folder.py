@@ -18,10 +18,10 @@ from jaxage.config import TrainConfig, from_json, to_json
 from jaxage.types import Json, Log, UserError
 from jaxage.utils.files import lock_folder, write_json
 
-CONFIG, REPORT, HISTORY = "config.json", "report.json", "metrics.jsonl"
+CONFIG, REPORT = "config.json", "report.json"
 _INPUTS, _ENVIRONMENT, _RESOLVED = "inputs.json", "environment.json", "resolved.json"
 _BEFORE_CONFIG = (_INPUTS, _ENVIRONMENT, _RESOLVED)
-_NOT_COMPARED = ("out", "resume", "memory_budget")
+_NOT_COMPARED = ("out", "resume", "memory_budget", "tensorboard")
 _RESOLVED_FIELDS = ("weights", "loss", "dtype", "cache_features")
 
 
@@ -243,7 +243,8 @@ def _normalized(config: TrainConfig) -> TrainConfig:
 
 
 def _same_settings(asked: TrainConfig, given: Collection[str] | None, folder: Path) -> TrainConfig:
-    """The stored settings; a typed option that differs is refused. `memory_budget` and `resume` are the new ones.
+    """The stored settings; a typed option that differs is refused. `memory_budget` and `resume` are the new ones, and
+    `tensorboard` too if it is typed.
 
     Runs of earlier versions have no `resolved.json`: their settings have the chosen value in place of "auto".
     """
@@ -260,7 +261,9 @@ def _same_settings(asked: TrainConfig, given: Collection[str] | None, folder: Pa
                 f"{_written(option(field.name), new)}: resume with the same settings, or start a new run with another "
                 "--out"
             )
-    return dataclasses.replace(stored, memory_budget=asked.memory_budget, resume=asked.resume)
+    is_typed = asked.tensorboard if given is None else "tensorboard" in given
+    follow = asked.tensorboard if is_typed else stored.tensorboard
+    return dataclasses.replace(stored, memory_budget=asked.memory_budget, resume=asked.resume, tensorboard=follow)
 
 
 def _with_resolved(config: TrainConfig, folder: Path) -> TrainConfig:

@@ -14,6 +14,7 @@ from jaxage.losses import make_objective
 from jaxage.models.registry import Model, create_model, find_network
 from jaxage.pretrained.download import WeightsUnavailableError
 from jaxage.pretrained.load import RANDOM, find_input, find_weights, merge
+from jaxage.report.event_file import require_writer
 from jaxage.training.export import ModelConfig
 from jaxage.training.freeze import FreezePlan, Group, make_freeze_plan, parse_trainable
 from jaxage.training.unfreeze import parse_unfreeze
@@ -50,8 +51,10 @@ def check_settings(config: TrainConfig) -> Setup:
 
     Raises:
         UserError: for an unknown network, module, loss or tag of weights, a head that is left out, options that cannot
-            go together, and a batch that does not divide among the devices.
+            go together, a batch that does not divide among the devices, and a missing extra `tensorboard`.
     """
+    if config.tensorboard:
+        require_writer()
     mesh = mesh_for(config.batch_size)
     model = create_model(config.arch)
     variables = jax.eval_shape(model.init, jax.random.key(0))

@@ -22,12 +22,14 @@ from scipy.stats import pearsonr, spearmanr
 
 from jaxage.commands.evaluate import EvaluateOptions, evaluate
 from jaxage.commands.predict import predict
+from jaxage.commands.push import pushed_files
 from jaxage.commands.train import train
 from jaxage.config import TrainConfig
 from jaxage.data.importers.csv_file import CSV, CsvOptions
 from jaxage.data.prepare.options import PrepareOptions
 from jaxage.data.prepare.pipeline import prepare_dataset
 from jaxage.pretrained.download import WeightsUnavailableError
+from jaxage.report.hub_card import parse_license
 from jaxage.training.export import load_model
 from jaxage.types import UserError
 from jaxage.utils.trees import flatten
@@ -367,3 +369,12 @@ def wait_for_epochs(out: Path, epochs: int, process: "subprocess.Popen[str]") ->
             return
         time.sleep(0.005)
     pytest.fail(f"{out} did not come to epoch {epochs}")
+
+
+def test_what_push_would_upload_says_nothing_of_this_machine(run: Run, faces: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    files = pushed_files(run[0], "owner/name", parse_license("mit"))
+    everything = b"".join(each if isinstance(each, bytes) else each.read_bytes() for each in files.values())
+    assert b"Trained by jaxage on faces" in everything
+    for place in (run[0], faces.parent, Path.home(), Path.cwd()):
+        assert str(place).encode() not in everything

@@ -16,6 +16,7 @@ from jaxage.data.loader import DataLoader
 from jaxage.data.records import make_records
 from jaxage.data.sampler import epoch_batches
 from jaxage.losses import make_objective
+from jaxage.report.event_file import scalars_of
 from jaxage.training.cache_policy import TrainInputs
 from jaxage.training.freeze import make_freeze_plan, parse_trainable
 from jaxage.training.inputs import from_images
@@ -27,6 +28,7 @@ from jaxage.training.step import StepOptions, make_predict_step, make_train_step
 from jaxage.training.unfreeze import Phase, make_phases, plan_in
 from jaxage.types import Variables
 from jaxage.utils.sharding import make_mesh, replicate
+from tests.events import read_events
 from tests.tiny import tiny_model
 
 RNG = np.random.default_rng(0)
@@ -114,6 +116,35 @@ def test_stopped_and_resumed_equals_not_stopped(
     assert history(progress) == history(expected)
     assert progress.best_epoch == expected.best_epoch
     assert progress.images == expected.images == 22 * 3
+
+
+def test_events_are_the_history_also_of_a_run_that_was_stopped(prepare: Callable[..., Ready], tmp_path: Path) -> None:
+    """Followed from the start or only since it was resumed, killed while it wrote, and with the same numbers."""
+    pytest.importorskip("tensorboardX")
+    whole, expected = fit(*prepare(tmp_path / "whole"))
+    for name, from_start in (("followed", True), ("later", False)):
+        folder = tmp_path / name
+        for wrap in ((signal_at(7, signal.SIGTERM),), ()):
+            program, state, run = prepare(folder, *wrap)
+            run = replace(run, config=replace(CONFIG, tensorboard=from_start or not wrap))
+            if wrap:
+                with pytest.raises(Stopped):
+                    fit(program, state, run)
+        if from_start:
+            (events,) = (folder / "tensorboard").iterdir()
+            events.write_bytes(events.read_bytes()[:-5])
+        best, progress = fit(program, state, run)
+        assert leaves(best) == leaves(whole)
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert lines == history(progress) == history(expected)
+        for (step, scalars), line in zip(read_events(folder / "tensorboard"), lines, strict=True):
+            assert step == line["step"]
+            values = {tag: float(np.float32(value)) for tag, value in scalars_of(line).items()}
+            assert scalars == values
+            assert scalars["train/loss"] == np.float32(line["train_loss"])
+            assert scalars["validation/MAE"] == np.float32(line["validation"]["mae"])
+    fit(*prepare(tmp_path / "whole"))
+    assert not (tmp_path / "whole" / "tensorboard").exists()
 
 
 def test_streamed_equals_resident(prepare: Callable[..., Ready], tmp_path: Path) -> None:

@@ -90,6 +90,19 @@ def test_resume_with_other_settings_is_refused_by_name(
     assert begin(TrainConfig(out=tmp_path / "run", resume=True), given=frozenset()).epochs == 3
 
 
+def test_events_may_be_asked_for_or_left_off_when_a_run_is_resumed(tmp_path: Path) -> None:
+    first = TrainConfig(out=tmp_path / "run", resume=True)
+    begin(first)
+    followed = replace(first, tensorboard=True)
+    assert begin(followed).tensorboard
+    assert begin(followed, given=frozenset({"tensorboard"})).tensorboard
+    assert not begin(first).tensorboard
+    begin(replace(followed, out=tmp_path / "followed"))
+    assert begin(replace(first, out=tmp_path / "followed"), given=frozenset()).tensorboard
+    assert not begin(replace(first, out=tmp_path / "followed"), given=frozenset({"tensorboard"})).tensorboard
+    assert non_default_flags(followed) == ""
+
+
 def test_what_was_resolved_is_apart_from_what_was_asked(tmp_path: Path) -> None:
     config = TrainConfig(out=tmp_path / "run", epochs=3)
     chosen = {"loss": "huber", "dtype": "float32", "weights": "random", "cache_features": "off"}

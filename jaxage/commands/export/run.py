@@ -15,9 +15,10 @@ from jaxage.commands.export.torch_files import run_torch, torch_files
 from jaxage.config import cache_folder
 from jaxage.data.load import load_data
 from jaxage.data.prepare.output import require_empty, unfinished_folder
+from jaxage.pretrained.hub import parse_hub_path
 from jaxage.training.export import ModelConfig, load_model, model_folder
 from jaxage.training.run_folder import read_config, require_inputs
-from jaxage.types import Log, StoredImages, UserError, Variables, Years
+from jaxage.types import Log, RunPath, StoredImages, UserError, Variables, Years
 from jaxage.utils.files import rename_folder, write_bytes, write_json
 
 ExportFormat = Literal["onnx", "stablehlo", "torch"]
@@ -26,15 +27,15 @@ _IMAGES, _RANDOM = 128, 16
 _TOLERANCE = 0.01
 
 
-def export(run: Path, form: ExportFormat, out: Path | None = None, log: Log = print) -> Path:
+def export(run: RunPath, form: ExportFormat, out: Path | None = None, log: Log = print) -> Path:
     """Write a model for another runtime, with its input contract (`model.json`) and its card.
 
     The folder appears when its ages agree with JAX's on test images of the run, or not at all.
 
     Args:
-        run: The folder of a finished run, or its `model/` folder.
+        run: The folder of a finished run, its `model/` folder, or `hf://owner/name@revision` on the Hugging Face Hub.
         form: "onnx" and "stablehlo" take uint8 images and give ages; "torch" is a state dict for timm and torchvision.
-        out: The folder to make; by default `RUN/export-FORMAT`.
+        out: The folder to make; by default `RUN/export-FORMAT`, and `export-FORMAT` for a model of the Hub.
         log: Takes the largest difference.
 
     Returns:
@@ -47,7 +48,8 @@ def export(run: Path, form: ExportFormat, out: Path | None = None, log: Log = pr
     if form not in get_args(ExportFormat):
         raise UserError(f"unknown format {form!r}: choose one of {', '.join(get_args(ExportFormat))}")
     variables, config = load_model(run)
-    out = (out or run / f"export-{form}").resolve()
+    default = Path() if parse_hub_path(run) else Path(run)
+    out = (out or default / f"export-{form}").resolve()
     require_empty(out)
     images, kind = _test_images(run, config)
     with unfinished_folder(out) as work:
@@ -73,7 +75,7 @@ def export(run: Path, form: ExportFormat, out: Path | None = None, log: Log = pr
 
 
 def _write(
-    folder: Path, run: Path, form: ExportFormat, variables: Variables, config: ModelConfig, images: StoredImages
+    folder: Path, run: RunPath, form: ExportFormat, variables: Variables, config: ModelConfig, images: StoredImages
 ) -> Years | None:
     """Write the files of one format, and read them again for the ages of some images."""
     if form == "onnx":
@@ -106,12 +108,12 @@ def _compare(
     return difference
 
 
-def _test_images(run: Path, config: ModelConfig) -> tuple[StoredImages, str]:
+def _test_images(run: RunPath, config: ModelConfig) -> tuple[StoredImages, str]:
     """Some test images of the run, or random ones if its data are not there any more."""
     try:
-        settings = replace(read_config(run), image_size=config.image_size)
+        settings = replace(read_config(Path(run)), image_size=config.image_size)
         dataset = load_data(settings, cache_folder(), contract=config.input())
-        require_inputs(run, {"data": dataset.sha256})
+        require_inputs(Path(run), {"data": dataset.sha256})
         return dataset.images[dataset.records.rows_of("test")[:_IMAGES]], "test images"
     except (UserError, OSError):
         shape = (_RANDOM, config.image_size, config.image_size, 3)

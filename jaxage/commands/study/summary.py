@@ -18,7 +18,8 @@ from jaxage.commands.study.recipes import DESCRIPTIONS, ModelSpec, Protocol
 from jaxage.data.dataset import Dataset, describe_data
 from jaxage.data.records import Records
 from jaxage.metrics import AGE_BANDS, METRICS, bootstrap, clusters, interval
-from jaxage.training.run_folder import HISTORY, RunError, environment
+from jaxage.training.history import HISTORY
+from jaxage.training.run_folder import RunError, environment
 from jaxage.types import Json, Mask, Years
 
 _ENDS = (("under 18", 0, 17), ("over 70", 71, 200))
