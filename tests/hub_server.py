@@ -18,7 +18,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-import yaml
 
 TOKEN = "hf_ofalice"
 OWNER = "alice"
@@ -170,6 +169,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def validate(self) -> None:
             block = json.loads(self.body)["content"].split("---\n")[1]
+            import yaml  # comes with huggingface_hub
+
             license = yaml.safe_load(block).get("license")
             errors = [] if license in LICENSES else [{"message": f'"license" must be one of {sorted(LICENSES)}'}]
             self.send(400 if errors else 200, {"errors": errors, "warnings": []})

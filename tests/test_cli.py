@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "study", "lr-find", "evaluate", "predict", "explain", "prepare", "convert"]
+    "command", ["train", "study", "lr-find", "evaluate", "predict", "explain", "push", "prepare", "convert"]
 )
 def test_help_explains_each_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -94,10 +94,11 @@ def evaluate(run: RunPath, options: EvaluateOptions = _DEFAULTS) -> Json:
 
 def _run_config(run: RunPath, data: Path | None) -> TrainConfig:
     """The settings of the run; the defaults for a model without its run, which needs data."""
-    if parse_hub_path(run) is None and (Path(run) / CONFIG).is_file():
+    hub = parse_hub_path(run)
+    if hub is None and (Path(run) / CONFIG).is_file():
         return read_config(Path(run))
     if data is None:
-        raise UserError(f"{run} is a model without its run, so its data are not known: name some with --data")
+        raise UserError(f"{hub or run} is a model without its run, so its data are not known: name some with --data")
     return TrainConfig()
 
 

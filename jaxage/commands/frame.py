@@ -10,6 +10,7 @@ from jaxage.data.load import load_data
 from jaxage.photos.detector import open_network
 from jaxage.photos.framing import measure_framing, sample_rows
 from jaxage.pretrained.download import WeightsUnavailableError
+from jaxage.pretrained.hub import parse_hub_path
 from jaxage.training.export import load_model, model_folder, write_model_config
 from jaxage.training.intervals import fit_intervals
 from jaxage.training.run_folder import read_config, require_inputs
@@ -29,6 +30,8 @@ def frame(run: Path, log: Log = print) -> Framing | None:
         UserError: for a run or data that cannot be used, or a missing extra `photos`.
         WeightsUnavailableError: if the detector cannot be downloaded.
     """
+    if hub := parse_hub_path(run):
+        raise UserError(f"{hub} is a model without its run: measure the run, and push it again")
     variables, model_config = load_model(run)
     config = replace(read_config(run), image_size=model_config.image_size)
     dataset = load_data(config, cache_folder(), log, model_config.input())

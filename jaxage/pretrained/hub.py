@@ -47,7 +47,8 @@ def parse_hub_path(run: RunPath) -> HubModel | None:
         return None
     found = _HUB_PATH.fullmatch(text)
     if found is None:
-        raise UserError(f"{text} names no model of the Hub: write hf://OWNER/NAME or hf://OWNER/NAME@REVISION")
+        name = text.removeprefix("hf:").lstrip("/")
+        raise UserError(f"hf://{name} names no model of the Hub: write hf://OWNER/NAME or hf://OWNER/NAME@REVISION")
     return HubModel(found["repo"], found["revision"])
 
 

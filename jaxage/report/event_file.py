@@ -50,7 +50,8 @@ def write_events(folder: Path, history: Sequence[Json]) -> None:
 
 def scalars_of(entry: Json) -> dict[str, float]:
     """The scalars of an entry of a history by their tags: "train/loss", "validation/MAE" and so on."""
-    validation = {f"validation/{METRICS[name].title}": value for name, value in entry["validation"].items()}
+    titles = {name: metric.title for name, metric in METRICS.items()}
+    validation = {f"validation/{titles.get(name, name)}": value for name, value in entry["validation"].items()}
     others = {tag: entry[name] for name, tag in _TAGS.items() if name in entry}
     return {tag: value for tag, value in (others | validation).items() if value is not None}
 

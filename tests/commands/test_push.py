@@ -85,10 +85,10 @@ def test_a_model_of_the_hub_is_scored_on_named_data_only(hub: Hub, run: Path, fa
     scores = evaluate(f"hf://{REPO}", EvaluateOptions(data=faces))
     assert scores["n"] == 30
     assert scores["mae"] == pytest.approx(evaluate(run / "model", EvaluateOptions(data=faces))["mae"])
-    for path in (f"hf://{REPO}", run / "model"):
+    for path in (f"hf://{REPO}", Path(f"hf://{REPO}"), run / "model"):
         with pytest.raises(UserError, match=r"a model without its run, so its data are not known: .* --data"):
             evaluate(path)
-    with pytest.raises(UserError, match=r"hf:/alice/ages is no run folder"):
+    with pytest.raises(UserError, match=r"hf://alice/ages is a model without its run: measure the run"):
         frame(Path(f"hf://{REPO}"))
 
 
