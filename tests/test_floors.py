@@ -72,12 +72,16 @@ def test_importing_jaxage_loads_nothing_heavy() -> None:
     [
         ("flax.linen", {"models"}),
         ("orbax", {"training/checkpoint.py"}),
-        ("tyro", {"cli.py"}),
+        ("tyro", {"cli.py", "commands/fields.py"}),
         ("matplotlib", {"report", "commands/study/plots.py"}),
         ("tensorflow_datasets", {"data/prepare/tfds_format.py"}),
         ("jinja2", {"commands/study/page.py"}),
         ("huggingface_hub", {"pretrained/hub.py"}),
         ("tensorboardX", {"report/event_file.py"}),
+        (r"onnx\b", {"photos/detector.py", "commands/export"}),
+        ("onnxruntime", {"photos/detector.py", "commands/export"}),
+        ("(starlette|uvicorn)", {"commands/serve"}),
+        ("timm", {"commands/export/torch_files.py"}),
     ],
 )
 def test_a_library_stays_in_its_place(library: str, owners: set[str]) -> None:
