@@ -30,9 +30,9 @@ cropped in another way.
 for ages that are rare in training: face datasets have few minors and few old people. Data such as IMDB-WIKI and UTKFace
 are for non-commercial research; a model trained on them inherits those terms.
 
-`model.json` describes the input (size, resizing, color normalization), how the output becomes an age, and where faces sit
-in the training crops: the model is for faces that are framed so. jaxage finds them in photos by CenterFace (MIT), which
-was trained on WIDER FACE, whose images are for non-commercial research.
+`model.json` describes the input (size, resizing, color normalization), how the output becomes an age, and where faces
+sit in the training crops: the model is for faces that are framed so. jaxage finds them in photos by CenterFace (MIT),
+which was trained on WIDER FACE, whose images are for non-commercial research.
 """
 
 
