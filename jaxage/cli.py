@@ -220,7 +220,7 @@ def export(run: _Run, form: Annotated[ExportFormat, tyro.conf.arg(name="format")
 
     Args:
         run: The folder of a finished run, or its model folder.
-        form: onnx and stablehlo take uint8 images and give ages; torch is a state dict for timm and torchvision.
+        form: onnx (also in 8 bits) and stablehlo take uint8 images and give ages; torch is for timm and torchvision.
         out: The folder to make; without it, export-FORMAT in RUN.
     """
     prepare_jax()

@@ -3,11 +3,12 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxage.commands.export.int8 import quantize
 from jaxage.commands.export.onnx_graph import onnx_model, run_onnx
 from jaxage.commands.export.onnx_networks import find_trunk
 from jaxage.commands.export.stablehlo import estimate, run_stablehlo, stablehlo_model
@@ -21,10 +22,23 @@ from jaxage.training.run_folder import read_config, require_inputs
 from jaxage.types import Log, RunPath, StoredImages, UserError, Variables, Years
 from jaxage.utils.files import rename_folder, write_bytes, write_json
 
-ExportFormat = Literal["onnx", "stablehlo", "torch"]
+ExportFormat = Literal["onnx", "onnx-int8", "stablehlo", "torch"]
 
 _IMAGES, _RANDOM = 128, 16
-_TOLERANCE = 0.01
+_CALIBRATION = 512
+_TOLERANCE, _MEAN_TOLERANCE_INT8 = 0.01, 1.0
+
+
+class Samples(NamedTuple):
+    """What an export is compared on.
+
+    images: test images of the run, or random ones. calibration: training images. age: of the test images in years; None
+    for random ones.
+    """
+
+    images: StoredImages
+    calibration: StoredImages
+    age: Years | None
 
 
 def export(run: RunPath, form: ExportFormat, out: Path | None = None, log: Log = print) -> Path:
@@ -34,7 +48,8 @@ def export(run: RunPath, form: ExportFormat, out: Path | None = None, log: Log =
 
     Args:
         run: The folder of a finished run, its `model/` folder, or `hf://owner/name@revision` on the Hugging Face Hub.
-        form: "onnx" and "stablehlo" take uint8 images and give ages; "torch" is a state dict for timm and torchvision.
+        form: "onnx" and "stablehlo" take uint8 images and give ages; "onnx-int8" is the same in 8 bits; "torch" is a
+            state dict for timm and torchvision.
         out: The folder to make; by default `RUN/export-FORMAT`, and `export-FORMAT` for a model of the Hub.
         log: Takes the largest difference.
 
@@ -43,7 +58,7 @@ def export(run: RunPath, form: ExportFormat, out: Path | None = None, log: Log =
 
     Raises:
         UserError: for a run without a model, a network or loss that the format cannot hold, a folder that is not
-            empty, and ages that differ by more than 0.01 years.
+            empty, and ages that differ by more than 0.01 years (in 8 bits: by more than one year on average).
     """
     if form not in get_args(ExportFormat):
         raise UserError(f"unknown format {form!r}: choose one of {', '.join(get_args(ExportFormat))}")
@@ -51,38 +66,39 @@ def export(run: RunPath, form: ExportFormat, out: Path | None = None, log: Log =
     default = Path() if parse_hub_path(run) else Path(run)
     out = (out or default / f"export-{form}").resolve()
     require_empty(out)
-    images, kind = _test_images(run, config)
+    samples = _samples(run, config)
     with unfinished_folder(out) as work:
         folder = work / "model"
         folder.mkdir()
-        ages = _write(folder, run, form, variables, config, images)
+        ages = _write(folder, run, form, variables, config, samples)
         for name in ("model.json", "README.md"):
             source = model_folder(run) / name
             if source.is_file():
                 write_bytes(folder / name, source.read_bytes())
-        difference = _compare(ages, variables, config, form, images)
+        compared = _compare(ages, variables, config, form, samples)
         sizes = ", ".join(f"{file.name} {file.stat().st_size / 1e6:.1f} MB" for file in sorted(folder.iterdir()))
         require_empty(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         rename_folder(folder, out)
-    compared = (
-        "not compared with JAX, for torch and timm cannot be imported here"
-        if difference is None
-        else f"largest difference from JAX on {len(images)} {kind}: {difference:.2g} years"
-    )
     log(f"{compared}\nwritten: {out}: {sizes}")
     return out
 
 
 def _write(
-    folder: Path, run: RunPath, form: ExportFormat, variables: Variables, config: ModelConfig, images: StoredImages
+    folder: Path, run: RunPath, form: ExportFormat, variables: Variables, config: ModelConfig, samples: Samples
 ) -> Years | None:
-    """Write the files of one format, and read them again for the ages of some images."""
-    if form == "onnx":
+    """Write the files of one format, and read them again for the ages of the sample."""
+    images = samples.images
+    if form in ("onnx", "onnx-int8"):
         contract = (model_folder(run) / "model.json").read_text(encoding="utf-8")
         data = onnx_model(variables, config, find_trunk(config.arch), {"jaxage": json.dumps(json.loads(contract))})
         write_bytes(folder / "model.onnx", data)
-        return run_onnx((folder / "model.onnx").read_bytes(), images)
+        if form == "onnx-int8":
+            if samples.age is None:
+                raise UserError(f"{form} takes the ranges of its numbers from training images: the run's data are gone")
+            quantize(folder / "model.onnx", folder / "model.int8.onnx", samples.calibration)
+            (folder / "model.onnx").unlink()
+        return run_onnx(next(folder.glob("*.onnx")).read_bytes(), images)
     if form == "stablehlo":
         write_bytes(folder / "model.stablehlo", stablehlo_model(variables, config))
         return run_stablehlo((folder / "model.stablehlo").read_bytes(), images)
@@ -95,27 +111,38 @@ def _write(
 
 
 def _compare(
-    ages: Years | None, variables: Variables, config: ModelConfig, form: ExportFormat, images: StoredImages
-) -> float | None:
+    ages: Years | None, variables: Variables, config: ModelConfig, form: ExportFormat, samples: Samples
+) -> str:
+    """How the ages differ from JAX's, in words. Raises UserError if it is too much."""
     if ages is None:
-        return None
+        return "not compared with JAX, for torch and timm cannot be imported here"
     if form != "stablehlo":  # they compute in float32, whatever the model was trained with
         config = replace(config, dtype="float32")
-    expected = np.asarray(estimate(variables, config, jnp.asarray(images))["age"])
-    difference = float(np.abs(ages - expected).max())
-    if not difference <= _TOLERANCE:
-        raise UserError(f"the exported model differs from JAX by {difference:.3g} years: nothing was written")
-    return difference
+    expected = np.asarray(estimate(variables, config, jnp.asarray(samples.images))["age"])
+    difference = np.abs(ages - expected)
+    largest, mean = float(difference.max()), float(difference.mean())
+    if not (mean <= _MEAN_TOLERANCE_INT8 if form == "onnx-int8" else largest <= _TOLERANCE):
+        raise UserError(
+            f"the exported model differs from JAX by {largest:.3g} years, {mean:.3g} on average: nothing was written"
+        )
+    kind = "random images, as the data of the run are not there" if samples.age is None else "test images"
+    text = f"largest difference from JAX on {len(ages)} {kind}: {largest:.2g} years"
+    if samples.age is not None and form == "onnx-int8":
+        before, after = (float(np.abs(each - samples.age).mean()) for each in (expected, ages))
+        text += f", {mean:.2g} on average; their MAE is {after:.2f}, in float32 {before:.2f}"
+    return text
 
 
-def _test_images(run: RunPath, config: ModelConfig) -> tuple[StoredImages, str]:
-    """Some test images of the run, or random ones if its data are not there any more."""
+def _samples(run: RunPath, config: ModelConfig) -> Samples:
+    """Some images of the run, or random ones if its data are not there any more."""
     try:
         settings = replace(read_config(Path(run)), image_size=config.image_size)
         dataset = load_data(settings, cache_folder(), contract=config.input())
         require_inputs(Path(run), {"data": dataset.sha256})
-        return dataset.images[dataset.records.rows_of("test")[:_IMAGES]], "test images"
+        test, train = (dataset.records.rows_of(split) for split in ("test", "train"))
+        test, train = test[:_IMAGES], train[:: max(1, len(train) // _CALIBRATION)]
+        return Samples(dataset.images[test], dataset.images[train], dataset.records.age[test])
     except (UserError, OSError):
         shape = (_RANDOM, config.image_size, config.image_size, 3)
         random = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        return random, "random images, as the data of the run are not there"
+        return Samples(random, random, None)

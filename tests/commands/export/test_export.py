@@ -98,6 +98,24 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path) -> None:
     assert "random images" in said[0]
 
 
+def test_eight_bits_need_the_runs_images_and_say_what_they_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write(tmp_path, CONFIG)
+    with pytest.raises(UserError, match="the run's data are gone"):
+        export(run, "onnx-int8", log=lambda _: None)
+    samples = export_run.Samples(images(8), images(64), np.full(8, 30, np.float32))
+    monkeypatch.setattr(export_run, "_samples", lambda run, config: samples)
+    said: list[str] = []
+    out = export(run, "onnx-int8", log=said.append)
+    assert "on average; their MAE is" in said[0]
+    whole = export(run, "onnx", log=lambda _: None)
+    assert (out / "model.int8.onnx").stat().st_size < 0.3 * (whole / "model.onnx").stat().st_size
+    monkeypatch.setattr(export_run, "_MEAN_TOLERANCE_INT8", 0.0)
+    with pytest.raises(UserError, match="differs from JAX by"):
+        export(run, "onnx-int8", tmp_path / "again", lambda _: None)
+
+
 def test_the_card_goes_along_only_if_there_is_one(tmp_path: Path) -> None:
     write(tmp_path, CONFIG)
     (tmp_path / "model" / "README.md").unlink()
