@@ -74,7 +74,11 @@ def predict(
     return _estimate(predictor, partial(faces_of, finder), paths)
 
 
-def faces_of(finder: FaceFinder, path: str) -> list[FoundFace] | str:
+Found = list[FoundFace] | str
+"""The faces of a photo, or why there are none."""
+
+
+def faces_of(finder: FaceFinder, path: str) -> Found:
     """The faces of a photo file, or why there are none."""
     try:
         return finder(read_photo(path)) or "no face found"
@@ -82,10 +86,8 @@ def faces_of(finder: FaceFinder, path: str) -> list[FoundFace] | str:
         return str(error)
 
 
-def _estimate(
-    predictor: Predictor, find: Callable[[str], list[FoundFace] | str], paths: Sequence[str]
-) -> Iterator[Photo]:
-    waiting: list[tuple[str, list[FoundFace] | str]] = []
+def _estimate(predictor: Predictor, find: Callable[[str], Found], paths: Sequence[str]) -> Iterator[Photo]:
+    waiting: list[tuple[str, Found]] = []
     with strict_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         for path, found in zip(paths, in_order(pool, find, paths, "photos", chunk=1), strict=True):
             waiting.append((path, found))
@@ -95,7 +97,7 @@ def _estimate(
         yield from estimate_faces(predictor, waiting)
 
 
-def estimate_faces(predictor: Predictor, photos: Iterable[tuple[str, list[FoundFace] | str]]) -> list[Photo]:
+def estimate_faces(predictor: Predictor, photos: Iterable[tuple[str, Found]]) -> list[Photo]:
     """Ages of the faces that were found in photos, all of them together in batches."""
     photos = list(photos)
     pixels = [face.pixels for _, found in photos if not isinstance(found, str) for face in found]
@@ -119,5 +121,5 @@ def name_faces(path: str, found: Iterable[FoundFace], estimates: Iterator[Estima
     return Photo(path, tuple(map(face, found)))
 
 
-def _count(waiting: list[tuple[str, list[FoundFace] | str]]) -> int:
+def _count(waiting: list[tuple[str, Found]]) -> int:
     return sum(1 if isinstance(found, str) else len(found) for _, found in waiting)
