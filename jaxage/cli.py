@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Union
 
 import tyro
+from tqdm import tqdm
 
 from jaxage.commands.benchmark.run import BenchmarkConfig
 from jaxage.commands.benchmark.run import benchmark as run_benchmark
@@ -102,7 +103,7 @@ def predict(
     with photo_writer(out) as write:
         for photo in find_ages(run, read_names(images), faces, coverage):
             write(photo)
-            print(*screen_lines(photo), sep="\n")
+            tqdm.write("\n".join(screen_lines(photo)))
             failed += photo.failed
     if failed:
         raise UserError(f"{failed} of the images gave no age; their lines say why")

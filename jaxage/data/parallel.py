@@ -27,11 +27,15 @@ def in_order(
         chunk: How many items a thread takes at once; 1 where an item takes long.
     """
     waiting: deque[Future[list[T]]] = deque()
-    with tqdm(total=len(items), desc=what, unit=" images", disable=None) as bar:
-        for start in range(0, len(items), chunk):
-            part = items[start : start + chunk]
-            waiting.append(pool.submit(lambda part: [function(item) for item in part], part))
-            while len(waiting) > (_CHUNKS_AHEAD if start + chunk < len(items) else 0):
-                results = waiting.popleft().result()
-                yield from results
-                bar.update(len(results))
+    try:
+        with tqdm(total=len(items), desc=what, unit=" images", disable=None) as bar:
+            for start in range(0, len(items), chunk):
+                part = items[start : start + chunk]
+                waiting.append(pool.submit(lambda part: [function(item) for item in part], part))
+                while len(waiting) > (_CHUNKS_AHEAD if start + chunk < len(items) else 0):
+                    results = waiting.popleft().result()
+                    yield from results
+                    bar.update(len(results))
+    finally:  # after an error or Ctrl-C, what has not begun is not begun
+        for future in waiting:
+            future.cancel()
