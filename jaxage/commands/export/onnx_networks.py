@@ -6,7 +6,7 @@ from jaxage.types import Arch, UserError
 
 def find_trunk(arch: Arch) -> Trunk:
     """How a network is written. Raises UserError for one that has no ONNX form here."""
-    if arch.startswith("resnet"):
+    if arch in ("resnet18", "resnet34", "resnet50"):
         return resnet
     if arch == "mobilenet_v2":
         return mobilenet_v2

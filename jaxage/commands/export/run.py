@@ -15,18 +15,18 @@ from jaxage.commands.export.stablehlo import estimate, run_stablehlo, stablehlo_
 from jaxage.commands.export.torch_files import run_torch, torch_files
 from jaxage.config import cache_folder
 from jaxage.data.load import load_data
-from jaxage.data.prepare.output import require_empty, unfinished_folder
+from jaxage.data.prepare.output import move_into_place, require_empty, unfinished_folder
 from jaxage.pretrained.hub import parse_hub_path
 from jaxage.training.export import ModelConfig, load_model, model_folder
 from jaxage.training.run_folder import read_config, require_inputs
-from jaxage.types import Log, RunPath, StoredImages, UserError, Variables, Years
-from jaxage.utils.files import rename_folder, write_bytes, write_json
+from jaxage.types import Log, Rows, RunPath, StoredImages, UserError, Variables, Years
+from jaxage.utils.files import write_bytes, write_json
 
 ExportFormat = Literal["onnx", "onnx-int8", "stablehlo", "torch"]
 
-_IMAGES, _RANDOM = 128, 16
+_IMAGES, _RANDOM = 512, 16
 _CALIBRATION = 512
-_TOLERANCE, _MEAN_TOLERANCE_INT8 = 0.01, 1.0
+_TOLERANCE, _MAE_TOLERANCE_INT8 = 0.01, 0.1
 
 
 class Samples(NamedTuple):
@@ -58,11 +58,12 @@ def export(run: RunPath, form: ExportFormat, out: Path | None = None, log: Log =
 
     Raises:
         UserError: for a run without a model, a network or loss that the format cannot hold, a folder that is not
-            empty, and ages that differ by more than 0.01 years (in 8 bits: by more than one year on average).
+            empty, and ages that differ by more than 0.01 years (in 8 bits: a MAE that is worse by more than 0.1).
     """
     if form not in get_args(ExportFormat):
         raise UserError(f"unknown format {form!r}: choose one of {', '.join(get_args(ExportFormat))}")
     variables, config = load_model(run)
+    config = replace(config, dtype="float32")  # whatever it was trained with: bfloat16 differs between compilers
     default = Path() if parse_hub_path(run) else Path(run)
     out = (out or default / f"export-{form}").resolve()
     require_empty(out)
@@ -77,9 +78,7 @@ def export(run: RunPath, form: ExportFormat, out: Path | None = None, log: Log =
                 write_bytes(folder / name, source.read_bytes())
         compared = _compare(ages, variables, config, form, samples)
         sizes = ", ".join(f"{file.name} {file.stat().st_size / 1e6:.1f} MB" for file in sorted(folder.iterdir()))
-        require_empty(out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        rename_folder(folder, out)
+        move_into_place(folder, out)
     log(f"{compared}\nwritten: {out}: {sizes}")
     return out
 
@@ -116,19 +115,17 @@ def _compare(
     """How the ages differ from JAX's, in words. Raises UserError if it is too much."""
     if ages is None:
         return "not compared with JAX, for torch and timm cannot be imported here"
-    if form != "stablehlo":  # they compute in float32, whatever the model was trained with
-        config = replace(config, dtype="float32")
     expected = np.asarray(estimate(variables, config, jnp.asarray(samples.images))["age"])
     difference = np.abs(ages - expected)
     largest, mean = float(difference.max()), float(difference.mean())
-    if not (mean <= _MEAN_TOLERANCE_INT8 if form == "onnx-int8" else largest <= _TOLERANCE):
-        raise UserError(
-            f"the exported model differs from JAX by {largest:.3g} years, {mean:.3g} on average: nothing was written"
-        )
+    if form != "onnx-int8" and not largest <= _TOLERANCE:
+        raise UserError(f"the exported model differs from JAX by {largest:.3g} years: nothing was written")
     kind = "random images, as the data of the run are not there" if samples.age is None else "test images"
     text = f"largest difference from JAX on {len(ages)} {kind}: {largest:.2g} years"
     if samples.age is not None and form == "onnx-int8":
         before, after = (float(np.abs(each - samples.age).mean()) for each in (expected, ages))
+        if not after - before <= _MAE_TOLERANCE_INT8:
+            raise UserError(f"in 8 bits the MAE is {after:.2f} years instead of {before:.2f}: nothing was written")
         text += f", {mean:.2g} on average; their MAE is {after:.2f}, in float32 {before:.2f}"
     return text
 
@@ -140,9 +137,14 @@ def _samples(run: RunPath, config: ModelConfig) -> Samples:
         dataset = load_data(settings, cache_folder(), contract=config.input())
         require_inputs(Path(run), {"data": dataset.sha256})
         test, train = (dataset.records.rows_of(split) for split in ("test", "train"))
-        test, train = test[:_IMAGES], train[:: max(1, len(train) // _CALIBRATION)]
+        test, train = _spread(test, _IMAGES), _spread(train, _CALIBRATION)
         return Samples(dataset.images[test], dataset.images[train], dataset.records.age[test])
     except (UserError, OSError):
         shape = (_RANDOM, config.image_size, config.image_size, 3)
         random = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         return Samples(random, random, None)
+
+
+def _spread(rows: Rows, count: int) -> Rows:
+    """At most `count` of the rows, evenly spread: data are often sorted by age."""
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]

@@ -10,6 +10,7 @@ from jaxage.models.registry import create_model
 from jaxage.training.export import ModelConfig
 from jaxage.training.inputs import from_images
 from jaxage.types import Variables
+from jaxage.utils.extras import require
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -36,7 +37,11 @@ def estimate(variables: Variables, config: ModelConfig, images: UInt8[Array, "n 
 
 
 def stablehlo_model(variables: Variables, config: ModelConfig) -> bytes:
-    """The serialized function: uint8 (batch, size, size, 3) -> a dict with `age` and perhaps `probabilities`."""
+    """The serialized function: uint8 (batch, size, size, 3) -> a dict with `age` and perhaps `probabilities`.
+
+    Raises UserError if the extra `stablehlo` is not installed.
+    """
+    require("flatbuffers", "stablehlo", "export to StableHLO")
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, config.image_size, config.image_size, 3), jnp.uint8)
     function = jax.jit(lambda images: estimate(variables, config, images))
