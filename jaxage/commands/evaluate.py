@@ -13,7 +13,7 @@ from jaxage.metrics import age_bands, summary
 from jaxage.photos.faces import make_cropper
 from jaxage.pretrained.hub import parse_hub_path
 from jaxage.training.export import ModelConfig, load_model
-from jaxage.training.intervals import bounds_of, coverage_report
+from jaxage.training.intervals import bounds_of, column_of, coverage_report
 from jaxage.training.predictor import compile_predictor, predict_rows
 from jaxage.training.run_folder import CONFIG, read_config, require_inputs
 from jaxage.training.view_index import rows_of_images
@@ -65,6 +65,8 @@ def evaluate(run: RunPath, options: EvaluateOptions = _DEFAULTS) -> Json:
     max_bad = config.max_bad if options.max_bad is None else options.max_bad
     if not 0 <= max_bad < 1:
         raise UserError(f"--max-bad must lie in [0, 1), got {max_bad}")
+    if model_config.intervals is not None:
+        column_of(options.coverage, model_config.intervals.coverages)  # refused before anything is computed
     size, contract, framing = model_config.image_size, model_config.input(), model_config.framing
     cropper = None if options.faces == "crop" else make_cropper(options.faces, size, contract, framing)
     if options.data is None or options.data.resolve() == config.data:

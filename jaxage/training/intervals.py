@@ -6,6 +6,7 @@ those, on average over a band of predicted ages, and for no other data.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -77,12 +78,21 @@ def bounds_of(intervals: Intervals, predicted: Predictions, coverage: float) -> 
     Raises:
         UserError: for another coverage.
     """
-    column = _column(intervals, coverage)
+    column = column_of(coverage, intervals.coverages)
     radii = np.array([math.inf if row[column] is None else row[column] for row in intervals.radii], np.float32)
     radius = radii[np.searchsorted(np.asarray(intervals.edges), predicted.age, side="right")]
     if intervals.scaled:
         radius = radius * spread_of(predicted)
     return Bounds(np.maximum(predicted.age - radius, 0).astype(np.float32), (predicted.age + radius).astype(np.float32))
+
+
+def column_of(coverage: float, coverages: Sequence[float] = COVERAGES) -> int:
+    """The place of a coverage among those that a model knows. Raises UserError for another coverage."""
+    for column, known in enumerate(coverages):
+        if math.isclose(known, coverage):
+            return column
+    first, last = coverages[0], coverages[-1]
+    raise UserError(f"coverage must be one of {first:g}, {first + 0.01:g}, ... {last:g}, got {coverage:g}")
 
 
 def spread_of(predicted: Predictions) -> Spread:
@@ -123,12 +133,9 @@ def _covered(held: Bool[np.ndarray, " n"], width: Years, rows: Bool[np.ndarray, 
 
 def _radii(errors: Float[np.ndarray, " rows"]) -> tuple[float | None, ...]:
     ranks = [math.ceil(round((len(errors) + 1) * coverage, 9)) for coverage in COVERAGES]
-    return tuple(round(float(errors[rank - 1]), 4) if rank <= len(errors) else None for rank in ranks)
+    return tuple(_rounded_up(float(errors[rank - 1])) if rank <= len(errors) else None for rank in ranks)
 
 
-def _column(intervals: Intervals, coverage: float) -> int:
-    for column, known in enumerate(intervals.coverages):
-        if math.isclose(known, coverage):
-            return column
-    first, last = intervals.coverages[0], intervals.coverages[-1]
-    raise UserError(f"coverage must be one of {first:g}, {first + 0.01:g}, ... {last:g}, got {coverage:g}")
+def _rounded_up(error: float) -> float:
+    """Four digits after the point; a radius that is rounded down would miss the row that it is taken from."""
+    return math.ceil(error * 1e4) / 1e4

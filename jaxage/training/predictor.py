@@ -12,7 +12,7 @@ from jaxage.data.sampler import EvalRows
 from jaxage.metrics import METRICS
 from jaxage.training.export import ModelConfig, load_model
 from jaxage.training.inputs import from_images
-from jaxage.training.intervals import Bounds, bounds_of
+from jaxage.training.intervals import Bounds, bounds_of, column_of
 from jaxage.training.step import PredictStep, make_predict_step
 from jaxage.training.view_index import rows_of_images
 from jaxage.types import Predictions, RunPath, StoredImages, Variables, Years
@@ -78,7 +78,7 @@ def load_predictor(run: RunPath, batch_size: int, coverage: float) -> Predictor:
         config, batch_size, coverage, compile_predictor(config, mesh), replicate(variables, mesh), mesh
     )
     if config.intervals is not None:
-        bounds_of(config.intervals, Predictions(np.zeros(0, np.float32), np.zeros((0, 0), np.float32)), coverage)
+        column_of(coverage, config.intervals.coverages)
     return predictor
 
 

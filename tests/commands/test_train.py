@@ -21,6 +21,7 @@ from PIL import Image
 from scipy.stats import pearsonr, spearmanr
 
 from jaxage.commands.evaluate import EvaluateOptions, evaluate
+from jaxage.commands.frame import frame
 from jaxage.commands.predict import predict
 from jaxage.commands.push import pushed_files
 from jaxage.commands.train import train
@@ -30,7 +31,7 @@ from jaxage.data.prepare.options import PrepareOptions
 from jaxage.data.prepare.pipeline import prepare_dataset
 from jaxage.pretrained.download import WeightsUnavailableError
 from jaxage.report.hub_card import parse_license
-from jaxage.training.export import load_model
+from jaxage.training.export import load_model, write_model_config
 from jaxage.types import UserError
 from jaxage.utils.trees import flatten
 from tests.faces import write_faces
@@ -148,6 +149,37 @@ def test_evaluating_a_run_repeats_its_test(run: Run, faces: Path) -> None:
     assert evaluate(folder, EvaluateOptions(faces, on="validation"))["mae"] == pytest.approx(
         report["validation"]["mae"], rel=1e-5
     )
+
+
+def test_a_run_says_how_sure_its_model_is(run: Run, faces: Path) -> None:
+    folder, report = run
+    sure, again = report["test"]["intervals"], evaluate(folder)["intervals"]
+    assert (again["coverage"], again["covered"]) == (sure["coverage"], sure["covered"])
+    assert again["width"] == pytest.approx(sure["width"], rel=1e-4)
+    rows = [{name: float(row[name]) for name in ("age", "prediction", "low", "high")} for row in predictions(folder)]
+    assert all(row["low"] <= row["prediction"] <= row["high"] for row in rows)
+    assert np.mean([row["low"] <= row["age"] <= row["high"] for row in rows]) == pytest.approx(sure["covered"])
+    assert np.mean([row["high"] - row["low"] for row in rows]) == pytest.approx(sure["width"], rel=1e-4)
+    assert evaluate(folder, EvaluateOptions(coverage=0.5))["intervals"]["width"] < sure["width"]
+    with pytest.raises(UserError, match=r"coverage must be one of 0\.5"):
+        evaluate(folder, EvaluateOptions(faces.with_name("nowhere.csv"), coverage=0.999))
+
+
+def test_an_older_run_gets_its_intervals_from_its_validation_split(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(run[0], tmp_path / "run")
+    before = load_model(folder)[1]
+    write_model_config(folder / "model", replace(before, intervals=None))
+    assert evaluate(folder)["intervals"] is None
+    monkeypatch.setattr("jaxage.commands.frame.framing_of", lambda *_: before.framing)
+    frame(folder, lambda _: None)
+    found, stored = load_model(folder)[1].intervals, before.intervals
+    assert found is not None
+    assert stored is not None
+    assert found._replace(radii=()) == stored._replace(radii=())
+    for row, expected in zip(found.radii, stored.radii, strict=True):
+        assert row == pytest.approx(expected, abs=1e-3)
 
 
 def test_other_data_is_scored_whole(run: Run, tmp_path: Path) -> None:
