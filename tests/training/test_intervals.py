@@ -26,8 +26,6 @@ def test_the_radius_is_the_smallest_error_that_covers_enough(count: int, seed: i
     intervals = fit_intervals(predicted, age, bands=1)
     errors = np.sort(np.abs(predicted.age - age))
     for coverage, radius in zip(COVERAGES, intervals.radii[0], strict=True):
-        exact = np.quantile(np.append(errors, np.inf), coverage, method="inverted_cdf")
-        assert (math.inf if radius is None else radius) == pytest.approx(float(exact), abs=1e-3)
         enough = [k for k in range(1, count + 1) if k >= (count + 1) * coverage - 1e-9]
         expected = errors[enough[0] - 1] if enough else None
         assert radius == (None if expected is None else pytest.approx(float(expected), abs=1e-3))
