@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -55,8 +55,8 @@ def parse_hub_path(run: RunPath) -> HubModel | None:
 def resolve_model(run: RunPath) -> Path:
     """The local folder of a run or model: `run` itself, or for `hf://owner/name@revision` the files from the Hub.
 
-    `model.json` and `model.safetensors` of one commit are downloaded into the cache of huggingface_hub, and nothing
-    else is. What is there already is not downloaded again, and is used when the Hub cannot be reached.
+    `model.json`, `model.safetensors` and the card of one commit are downloaded into the cache of huggingface_hub, and
+    nothing else is. What is there already is not downloaded again, and is used when the Hub cannot be reached.
 
     Args:
         run: A local path, or one of the Hub.
@@ -70,10 +70,13 @@ def resolve_model(run: RunPath) -> Path:
     model = parse_hub_path(run)
     if model is None:
         return Path(run)
-    api = _client(_hub(str(model)))
+    hub = _hub(str(model))
+    api = _client(hub)
     with _explained(api, model, "read"):
         config = Path(api.hf_hub_download(model.repo, CONFIG_FILE, revision=model.revision))
         api.hf_hub_download(model.repo, WEIGHTS_FILE, revision=config.parent.name)  # its folder is named by the commit
+        with suppress(hub.errors.EntryNotFoundError):
+            api.hf_hub_download(model.repo, CARD_FILE, revision=config.parent.name)
     return config.parent
 
 

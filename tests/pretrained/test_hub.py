@@ -65,11 +65,11 @@ def test_what_is_uploaded_comes_back_byte_for_byte(alice: Hub, tmp_path: Path) -
     assert len(repo.commits) == 2  # the Hub's own first one, and ours
     assert repo.commits[pushed.model.revision or ""].keys() == {".gitattributes", *FILES}
     folder = resolve_model(str(pushed.model))
-    assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "model.json", "model.safetensors"]
     for path in folder.iterdir():
         assert path.read_bytes() == FILES[path.name]
     gets = [path.rsplit("/", 1)[1] for path in alice.paths("GET") if "/resolve/" in path]
-    assert gets == ["model.json"]  # the weights came from the storage, without the token
+    assert gets == ["model.json", "README.md"]  # the weights came from the storage, without the token
     assert len([path for path in alice.paths("PUT") if "/storage/" in path]) == 1
 
 
