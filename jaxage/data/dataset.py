@@ -136,7 +136,8 @@ def _open(data: Path) -> Iterator[_Table]:
         prepared = open_prepared(data)
         yield _Table(prepared.name, data, prepared.records, prepared.sha256, prepared.read, prepared.split)
     else:
-        records, root = read_csv(data), image_root(data)
+        records = read_csv(data)
+        root = image_root(data, str(records.path[0]))
         with open_files(root) as read:
             yield _Table(data.stem, root, records, None, read, "given" if (records.split != "").any() else None)
 

@@ -1,24 +1,26 @@
-"""Bytes of images by their path: from a folder, or from inside a tar file that stays packed."""
+"""Bytes of images by their path: from a folder, or from inside an archive that stays packed."""
 
 import os
 import stat
-import tarfile
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from jaxage.data.archives import ENDINGS, Archive, Refused, open_archive
 from jaxage.data.records import DataError
+from jaxage.utils.text import quoted
 
 ReadImage = Callable[[str], bytes]
 """Gives a file's bytes by its relative path; safe to call from many threads.
 
-Raises FileNotFoundError for a path that does not exist, and Refused for a link, a folder or a device.
+A file whose name differs only by its Unicode form (NFC, NFD) or by the case of its ending is found too, if there is
+one. Raises FileNotFoundError for a path that does not exist, and Refused for a link, a folder or a device.
 """
 
-
-class Refused(OSError):
-    """A link, or something else that is no regular file: it is never read."""
+NamesIn = Callable[[Path], dict[str, str]]
 
 
 def path_fault(path: str) -> str | None:
@@ -38,32 +40,75 @@ def path_fault(path: str) -> str | None:
     return None
 
 
-def image_root(csv_path: Path) -> Path:
-    """Where the images of a CSV file are: the `.tar` of the same name beside it if there is one, else its folder."""
-    tar = csv_path.with_suffix(".tar")
-    return tar if tar.is_file() else csv_path.parent
+def image_root(csv_path: Path, first: str) -> Path:
+    """Where the images of a CSV file are: in the archive of the same name beside it, if there is one, or in its folder.
+
+    A CSV that is a link lies in both folders: in its target's only if its own has no such archive and no first image.
+
+    Args:
+        csv_path: The CSV file.
+        first: The path of its first image.
+
+    Raises:
+        DataError: if there are two such archives.
+    """
+    places = (csv_path, csv_path.resolve())
+    for place in places:
+        found = _archives_of(place)
+        if len(found) > 1:
+            names = " and ".join(quoted(path.name) for path in found)
+            raise DataError(f"{names} are both beside {quoted(place)}: remove one, or give it another name")
+        if found:
+            return found[0]
+        if _spelled(place.parent, first, _names_in).is_file():
+            return place.parent
+    return places[0].parent
 
 
 @contextmanager
 def open_files(root: Path) -> Iterator[ReadImage]:
-    """A function that reads the files in a folder or in a tar file; it works until the context ends.
+    """A function that reads the files in a folder or in an archive; it works until the context ends.
 
     Args:
-        root: A folder, or an uncompressed tar file, which is read in place.
+        root: A folder, or a tar, tar.gz, tar.bz2, tar.xz or zip file, which is read in place.
 
     Raises:
-        DataError: if the tar file is compressed, cut short, or no tar file.
+        DataError: as `open_archive` does.
     """
     if root.is_dir():
-        yield partial(_read_file, root, cache(partial(_is_inside, root)))
+        yield partial(_read_file, root, cache(partial(_is_inside, root)), cache(_names_in))
     else:
-        members = _index(root)
-        with root.open("rb") as file:
-            yield partial(_read_member, file.fileno(), members)
+        with open_archive(root) as archive:
+            yield partial(_read_member, archive, cache(partial(_by_spelling, archive.names)))
 
 
-def _read_file(root: Path, is_inside: Callable[[Path], bool], path: str) -> bytes:
-    file = root / path
+def list_files(root: Path) -> list[str]:
+    """The paths of all regular files in a folder or archive, sorted, as `open_files` takes them.
+
+    Hidden files and folders are left out, and so are `__MACOSX` folders.
+
+    Raises:
+        DataError: as `open_archive` does.
+    """
+    if root.is_dir():
+        return sorted(_walk(root))
+    with open_archive(root) as archive:
+        return sorted(name for name in archive.names if archive.is_file(name) and not _is_hidden(name))
+
+
+def _archives_of(csv_path: Path) -> list[Path]:
+    names = {csv_path.stem + ending for ending in ENDINGS}
+    beside = os.listdir(csv_path.parent) if csv_path.parent.is_dir() else ()  # noqa: PTH208
+    found = (csv_path.parent / name for name in sorted(beside) if _lower_ending(name, csv_path.stem) in names)
+    return [path for path in found if path.is_file()]
+
+
+def _lower_ending(name: str, stem: str) -> str:
+    return stem + name[len(stem) :].lower() if name.startswith(stem) else name
+
+
+def _read_file(root: Path, is_inside: Callable[[Path], bool], names: NamesIn, path: str) -> bytes:
+    file = _spelled(root, path, names)
     mode = file.lstat().st_mode
     if not stat.S_ISREG(mode):
         raise Refused("a link, not a file" if stat.S_ISLNK(mode) else "not a regular file")
@@ -77,30 +122,57 @@ def _is_inside(root: Path, folder: Path) -> bool:
     return folder.resolve() == root.resolve() / folder.relative_to(root)
 
 
-def _index(tar: Path) -> dict[str, tuple[int, int] | None]:
-    """Offset and length of the data of every regular member; None for links and everything else."""
-    members: dict[str, tuple[int, int] | None] = {}
+def _spelled(root: Path, path: str, names: NamesIn) -> Path:
+    """The file that the path names, as it is spelled on the disk; the path itself if there is none."""
+    file = root / path
+    if os.path.lexists(file):
+        return file
+    place = root
+    for part in PurePosixPath(path).parts:
+        found = part if os.path.lexists(place / part) else names(place).get(_spelling(part))
+        if found is None:
+            return file
+        place = place / found
+    return place
+
+
+def _names_in(folder: Path) -> dict[str, str]:
+    """Names in a folder by their spelling; none if it cannot be listed."""
     try:
-        with tarfile.open(tar, "r:") as file:
-            while (member := file.next()) is not None:
-                plain = member.isreg() and not member.issparse()
-                members[str(PurePosixPath(member.name))] = (member.offset_data, member.size) if plain else None
-                file.members.clear()  # type: ignore[attr-defined]  # or it keeps every header
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(
-            f"{tar}: cannot be read as an uncompressed tar file ({error}): copy it again, or unpack it and remove it"
-        ) from error
-    return members
+        return _by_spelling(os.listdir(folder))  # noqa: PTH208
+    except OSError:
+        return {}
 
 
-def _read_member(file: int, members: dict[str, tuple[int, int] | None], path: str) -> bytes:
-    if path not in members:
+def _read_member(archive: Archive, names: Callable[[], dict[str, str]], path: str) -> bytes:
+    name = path if path in archive.names else names().get(_spelling(path))
+    if name is None:
         raise FileNotFoundError(path)
-    place = members[path]
-    if place is None:
-        raise Refused("a link or no regular file")
-    offset, size = place
-    data = os.pread(file, size, offset)
-    if len(data) != size:
-        raise OSError("cut short: the tar file ends before it")
-    return data
+    return archive.read(name)
+
+
+def _by_spelling(names: Iterable[str]) -> dict[str, str]:
+    """Names by their spelling, without those that are spelled like another one."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        found[_spelling(name)].append(name)
+    return {spelling: alike[0] for spelling, alike in found.items() if len(alike) == 1}
+
+
+def _spelling(path: str) -> str:
+    """What two names have in common that differ by their Unicode form, or by the case of the ending."""
+    stem, dot, ending = unicodedata.normalize("NFC", path).rpartition(".")
+    return stem + dot + ending.lower() if dot and "/" not in ending else stem + dot + ending
+
+
+def _walk(root: Path) -> Iterator[str]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        for name in files:
+            path = Path(folder, name)
+            if not _is_hidden(name) and path.is_file() and not path.is_symlink():
+                yield path.relative_to(root).as_posix()
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))

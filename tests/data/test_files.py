@@ -1,7 +1,11 @@
+import bz2
 import gzip
 import io
+import lzma
 import os
+import stat
 import tarfile
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxage.data.files import image_root, open_files, path_fault
+from jaxage.data.files import image_root, list_files, open_files, path_fault
 from jaxage.data.records import DataError
 
 FILES = {f"faces/{'long' * 30}/{i}.jpg": os.urandom(500 * i) for i in range(40)} | {"é.jpg": b"accent"}
@@ -32,22 +36,51 @@ def folder_of(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
+def zip_of(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def packed(path: Path, compress: Callable[[bytes], bytes]) -> Path:
+    path.write_bytes(compress(path.read_bytes()))
+    return path
+
+
+def joined(path: Path) -> Path:
+    """Two archives, one behind the other, as `cat` leaves them."""
+    names = list(FILES)
+    parts = [tar_of(path, {name: FILES[name] for name in part}).read_bytes() for part in (names[:20], names[20:])]
+    path.write_bytes(b"".join(parts))
+    return path
+
+
 ROOTS: dict[str, Callable[[Path], Path]] = {
     "folder": lambda tmp: folder_of(tmp, FILES),
     "pax": lambda tmp: tar_of(tmp / "x.tar", FILES),
     "gnu": lambda tmp: tar_of(tmp / "x.tar", FILES, tarfile.GNU_FORMAT),
     "ustar": lambda tmp: tar_of(tmp / "x.tar", FILES, tarfile.USTAR_FORMAT),
     "dotted": lambda tmp: tar_of(tmp / "x.tar", FILES, prefix="./"),
+    "gzip": lambda tmp: packed(tar_of(tmp / "x.tar", FILES), gzip.compress),
+    "bzip2": lambda tmp: packed(tar_of(tmp / "x.tar", FILES), bz2.compress),
+    "xz, named otherwise": lambda tmp: packed(tar_of(tmp / "x.zip", FILES), lzma.compress),
+    "zip": lambda tmp: zip_of(tmp / "x.zip", FILES),
+    "zip, named otherwise": lambda tmp: zip_of(tmp / "x.tar", FILES),
+    "joined": lambda tmp: joined(tmp / "x.tar"),
 }
 
 
 @pytest.mark.parametrize("make", ROOTS.values(), ids=ROOTS)
 def test_many_threads_read_the_right_bytes(tmp_path: Path, make: Callable[[Path], Path]) -> None:
-    wanted = list(FILES) * 20
-    with open_files(make(tmp_path)) as read, ThreadPoolExecutor(8) as pool:
+    wanted, root = list(FILES) * 20, make(tmp_path)
+    with open_files(root) as read, ThreadPoolExecutor(8) as pool:
         assert list(pool.map(read, wanted)) == [FILES[name] for name in wanted]
-        with pytest.raises(FileNotFoundError):
-            read("faces/none.jpg")
+        assert read("e\u0301.JPG") == read("\u00e9.jpg") == b"accent"
+        for name in ("faces/none.jpg", "É.jpg"):
+            with pytest.raises(FileNotFoundError):
+                read(name)
+    assert list_files(root) == sorted(FILES)
 
 
 def test_only_regular_members(tmp_path: Path) -> None:
@@ -57,7 +90,19 @@ def test_only_regular_members(tmp_path: Path) -> None:
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "/etc/passwd"
             tar.addfile(member)
+        tar.addfile(tarfile.TarInfo("real"), io.BytesIO(b""))
+        second = tarfile.TarInfo("second")
+        second.type, second.linkname = tarfile.LNKTYPE, "real"
+        tar.addfile(second)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        link = zipfile.ZipInfo("soft")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+    with open_files(tmp_path / "x.zip") as read, pytest.raises(OSError, match="regular file"):
+        read("soft")
+    assert list_files(path) == ["real", "second"]
     with open_files(path) as read:
+        assert read("second") == b""
         for name in ("soft", "hard", "dir"):
             with pytest.raises(OSError, match="regular file"):
                 read(name)
@@ -91,19 +136,31 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20_000])
 
 
-def squeeze(path: Path) -> None:
-    path.write_bytes(gzip.compress(path.read_bytes()))
+def cut_gzip(path: Path) -> None:
+    path.write_bytes(gzip.compress(path.read_bytes())[:-3000])
+
+
+def cut_zip(path: Path) -> None:
+    path.write_bytes(zip_of(path, FILES).read_bytes()[:-3000])
 
 
 def scribble(path: Path) -> None:
     path.write_bytes(b"no tar at all" * 100)
 
 
-@pytest.mark.parametrize("damage", [cut, squeeze, scribble])
+@pytest.mark.parametrize("damage", [cut, cut_gzip, cut_zip, scribble])
 def test_a_damaged_tar_is_named(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     path = tar_of(tmp_path / "x.tar", FILES)
     damage(path)
-    with pytest.raises(DataError, match=r"x\.tar: cannot be read as an uncompressed tar"), open_files(path):
+    with pytest.raises(DataError, match=r"x\.tar' cannot be read as a tar or zip file"), open_files(path):
+        pass
+
+
+def test_an_encrypted_zip_is_named(tmp_path: Path) -> None:
+    data = bytearray(zip_of(tmp_path / "x.zip", {"a.jpg": b"a"}).read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "x.zip").write_bytes(data)
+    with pytest.raises(DataError, match=r"x\.zip' is encrypted: unpack it"), open_files(tmp_path / "x.zip"):
         pass
 
 
@@ -115,11 +172,24 @@ def test_a_tar_cut_while_open(tmp_path: Path) -> None:
             read(list(FILES)[39])
 
 
-def test_the_tar_beside_the_csv_comes_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [".tar", ".TAR", ".tar.gz", ".tgz", ".zip"])
+def test_the_archive_beside_the_csv_comes_first(tmp_path: Path, ending: str) -> None:
     csv = tmp_path / "faces.v2.csv"
-    assert image_root(csv) == tmp_path
-    tar_of(tmp_path / "faces.v2.tar", FILES)
-    assert image_root(csv) == tmp_path / "faces.v2.tar"
+    assert image_root(csv, "a.jpg") == tmp_path
+    tar_of(tmp_path / f"faces.v2{ending}", FILES)
+    assert image_root(csv, "a.jpg") == tmp_path / f"faces.v2{ending}"
+    zip_of(tmp_path / "faces.v2.Zip", FILES)
+    with pytest.raises(DataError, match=r"'faces\.v2.*' and 'faces\.v2.*' are both beside .*: remove one"):
+        image_root(csv, "a.jpg")
+
+
+def test_a_csv_that_is_a_link(tmp_path: Path) -> None:
+    folder_of(tmp_path / "target", {"faces.csv": b"", "a.jpg": b"a"})
+    folder_of(tmp_path / "own", {"b.jpg": b"b"})
+    link = tmp_path / "own" / "faces.csv"
+    link.symlink_to("../target/faces.csv")
+    assert image_root(link, "b.jpg") == image_root(link, "none.jpg") == tmp_path / "own"
+    assert image_root(link, "a.jpg") == tmp_path / "target"
 
 
 @pytest.mark.parametrize(

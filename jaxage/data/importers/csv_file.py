@@ -175,7 +175,7 @@ class CsvOptions:
 def _open(source: CsvOptions, seed: int) -> Iterator[ImportedFaces]:
     file = source.file
     records = read_csv(file)
-    with open_files(image_root(file)) as read:
+    with open_files(image_root(file, str(records.path[0]))) as read:
         yield ImportedFaces(
             name=file.stem,
             folder=file.parent,

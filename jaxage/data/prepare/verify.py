@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
+from jaxage.data.archives import Refused
 from jaxage.data.decode import ImageError, decode_image, strict_warnings
-from jaxage.data.files import ReadImage, Refused, path_fault
+from jaxage.data.files import ReadImage, path_fault
 from jaxage.data.parallel import in_order
 from jaxage.data.prepare.duplicates import Fingerprint, fingerprint
 
