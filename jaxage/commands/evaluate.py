@@ -15,10 +15,11 @@ from jaxage.pretrained.hub import parse_hub_path
 from jaxage.training.export import ModelConfig, load_model
 from jaxage.training.intervals import bounds_of, column_of, coverage_report
 from jaxage.training.predictor import compile_predictor, predict_rows
-from jaxage.training.run_folder import CONFIG, read_config, require_inputs
+from jaxage.training.run_folder import CONFIG, read_config, read_inputs, require_inputs
 from jaxage.training.view_index import rows_of_images
-from jaxage.types import FacesIn, Json, Predictions, Rows, RunPath, Split, UserError, Variables
+from jaxage.types import FacesIn, Json, Log, Predictions, Rows, RunPath, Split, UserError, Variables
 from jaxage.utils.sharding import make_mesh, replicate
+from jaxage.utils.text import quoted
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,14 @@ class EvaluateOptions:
 _DEFAULTS = EvaluateOptions()
 
 
-def evaluate(run: RunPath, options: EvaluateOptions = _DEFAULTS) -> Json:
+def evaluate(run: RunPath, options: EvaluateOptions = _DEFAULTS, log: Log = print) -> Json:
     """Score the exported model of a run.
 
     Args:
         run: The folder of a finished run; with `options.data` also its model folder, or `hf://owner/name@revision` on
             the Hugging Face Hub.
         options: What it is scored on.
+        log: Takes what is to be known of the data (see `jaxage.data.notes`).
 
     Returns:
         `n`, every metric with its `_ci95`, `age_bands`, `failed` (how many images could not be used), and `intervals`
@@ -67,19 +69,10 @@ def evaluate(run: RunPath, options: EvaluateOptions = _DEFAULTS) -> Json:
         raise UserError(f"--max-bad must lie in [0, 1), got {max_bad}")
     if model_config.intervals is not None:
         column_of(options.coverage, model_config.intervals.coverages)  # refused before anything is computed
-    size, contract, framing = model_config.image_size, model_config.input(), model_config.framing
-    cropper = None if options.faces == "crop" else make_cropper(options.faces, size, contract, framing)
-    if options.data is None or options.data.resolve() == config.data:
-        split: Split | None = options.on or "test"
-        config = replace(config, image_size=size, max_bad=max_bad)
-        dataset = load_data(config, cache_folder(), contract=contract, cropper=cropper)
-        require_inputs(Path(run), {"data": dataset.sha256})
-    else:
-        split = options.on
-        load = LoadOptions(split=None, max_bad=max_bad)
-        dataset = load_dataset(
-            options.data, size, cache=cache_folder(), contract=contract, options=load, cropper=cropper
-        )
+    config = replace(config, image_size=model_config.image_size, max_bad=max_bad)
+    dataset, split = _load(run, config, options, model_config)
+    for note in dataset.notes:
+        log(f"note: {note}")
     rows = np.arange(len(dataset.records)) if split is None else dataset.records.rows_of(split)
     if not len(rows):
         raise UserError(f"{dataset.name} has no image{f' in split {split}' if split else ''} to score")
@@ -92,6 +85,29 @@ def evaluate(run: RunPath, options: EvaluateOptions = _DEFAULTS) -> Json:
         bounds = bounds_of(model_config.intervals, predicted, options.coverage)
         intervals = coverage_report(bounds, part.age, options.coverage)
     return about | scored | {"age_bands": age_bands(predicted.age, part.age), "intervals": intervals}
+
+
+def _load(
+    run: RunPath, config: TrainConfig, options: EvaluateOptions, model_config: ModelConfig
+) -> tuple[Dataset, Split | None]:
+    """The images, and the split to score. The run's own data are known by their content, wherever they lie now."""
+    size, contract = model_config.image_size, model_config.input()
+    cropper = None
+    if options.faces != "crop":
+        cropper = make_cropper(options.faces, size, contract, model_config.framing)
+    if options.data is not None and options.data.resolve() != config.data:
+        load = LoadOptions(split=None, max_bad=config.max_bad)
+        dataset = load_dataset(
+            options.data, size, cache=cache_folder(), contract=contract, options=load, cropper=cropper
+        )
+        if dataset.images_sha256 != read_inputs(run).get("images"):
+            return dataset, options.on
+        config = replace(config, data=options.data)
+    if config.data is not None and not config.data.exists():
+        raise UserError(f"{quoted(config.data)}, the data of the run, is not there any more: name its new place (data)")
+    dataset = load_data(config, cache_folder(), contract=contract, cropper=cropper)
+    require_inputs(Path(run), {"data": dataset.sha256})
+    return dataset, options.on or "test"
 
 
 def _run_config(run: RunPath, data: Path | None) -> TrainConfig:

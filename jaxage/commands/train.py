@@ -71,6 +71,8 @@ def train(config: TrainConfig, log: Log = print, given: Collection[str] | None =
         setup = check_settings(run.config)
         log(f"run folder: {run.folder}, settings: {non_default_flags(run.asked) or 'the defaults'}")
         dataset = load_data(run.config, cache_folder(), log, setup.input)
+        for note in dataset.notes:
+            log(f"note: {note}")
         initial = initialize(run.config, setup, dataset, log)
         inputs = run_inputs("train", dataset, initial)
         require_inputs(run.folder, inputs)

@@ -30,6 +30,10 @@ _BROKEN = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOF
 _ENCRYPTED = 1
 
 
+class Missing(FileNotFoundError):
+    """A file that does not exist; the message says so, and which file has a similar name."""
+
+
 class Refused(OSError):
     """A link, or something else that is no regular file: it is never read."""
 
@@ -140,7 +144,7 @@ def _next_header(tar: IO[bytes], offset: int) -> int | None:
 def _read_tar(file: int, members: Mapping[str, tuple[int, int] | None], name: str) -> bytes:
     place = members[name]
     if place is None:
-        raise Refused("a link or no regular file")
+        raise Refused("a link or no regular file: pack the file itself")
     offset, size = place
     data = os.pread(file, size, offset)
     if len(data) != size:
@@ -161,7 +165,7 @@ def _is_plain(info: zipfile.ZipInfo) -> bool:
 
 def _read_zip(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], name: str) -> bytes:
     if not _is_plain(members[name]):
-        raise Refused("a link or no regular file")
+        raise Refused("a link or no regular file: pack the file itself")
     try:
         return archive.read(members[name])
     except _BROKEN as error:

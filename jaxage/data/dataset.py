@@ -13,10 +13,12 @@ import numpy as np
 from jaxage.data.files import ReadImage, image_root, open_files
 from jaxage.data.image_cache import FAILURES, DecodedImages, FaceCropper, ImageFile, hash_files, hash_json, load_images
 from jaxage.data.importers.csv_file import read_csv
+from jaxage.data.notes import Copies, count_copies, notes_on
 from jaxage.data.prepared import open_prepared
 from jaxage.data.records import SPLITS, DataError, Failure, Records, listed_failures
 from jaxage.data.splits import assign_splits, leakage, require_identities, require_splits
 from jaxage.types import InputContract, Json, SplitChoice, StoredImages
+from jaxage.utils.text import quoted
 
 _IMAGENET = InputContract()
 
@@ -51,6 +53,8 @@ class Dataset:
     sha256: identifies the data: the hash of a JSON line for each row, `[path, age, identity, split, sha256 of the
         file]`.
     split: the rule that decided the splits; "given" if a CSV has them; None if they were left as they are.
+    images_sha256: the same without the split: it identifies the data before they are divided.
+    copies: how many images have the same bytes as others.
     """
 
     name: str
@@ -59,6 +63,13 @@ class Dataset:
     failures: tuple[Failure, ...]
     sha256: str
     split: SplitChoice | None
+    images_sha256: str = ""
+    copies: Copies = Copies(0, 0)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user is to know of the data (see `notes_on`)."""
+        return notes_on(self.records, self.copies)
 
 
 def load_dataset(
@@ -98,12 +109,22 @@ def load_dataset(
             files = [ImageFile(*row) for row in zip(paths, table.digests, strict=True)]
         decoded = load_images(table.read, files, size, contract, cache / "decoded", pool, cropper)
     _refuse_too_many(data, table, decoded, options.max_bad)
-    records, decided_by = _usable_records(table, decoded.failures, options)
+    records, decided_by = _usable_records(data, table, decoded.failures, options)
     failed = {failure.path for failure in decoded.failures}
-    digests = [file.digest for file in files if file.path not in failed]
-    columns = [column.tolist() for column in (records.path, records.age, records.identity, records.split)]
-    sha256 = hash_json(zip(*columns, digests, strict=True))
-    return Dataset(table.name, records, decoded.images, decoded.failures, sha256, decided_by)
+    digests = [file.digest for file in files if isinstance(file.digest, str) and file.path not in failed]
+    path, age, identity, split = (
+        column.tolist() for column in (records.path, records.age, records.identity, records.split)
+    )
+    return Dataset(
+        name=table.name,
+        records=records,
+        images=decoded.images,
+        failures=decoded.failures,
+        sha256=hash_json(zip(path, age, identity, split, digests, strict=True)),
+        images_sha256=hash_json(zip(path, age, identity, digests, strict=True)),
+        split=decided_by,
+        copies=count_copies(records, digests),
+    )
 
 
 def describe_data(dataset: Dataset) -> Json:
@@ -116,6 +137,7 @@ def describe_data(dataset: Dataset) -> Json:
         "image_size": dataset.images.shape[1],
         "counts": {split: len(records.rows_of(split)) for split in SPLITS} | {"failed": len(dataset.failures)},
         "leakage": leakage(records),
+        "copies": dataset.copies._asdict(),
     }
 
 
@@ -146,14 +168,15 @@ def _refuse_too_many(data: Path, table: _Table, decoded: DecodedImages, max_bad:
     failures, count = decoded.failures, len(table.records)
     if len(failures) > max_bad * count:
         raise DataError(
-            f"{data}: {len(failures)} of {count} images in {table.root} cannot be used: mend them, remove their lines, "
-            f"or allow a larger share than max_bad {max_bad:g}; all of them are in {decoded.folder / FAILURES}\n"
+            f"{quoted(data)}: {len(failures)} of {count} images in {quoted(table.root)} cannot be used: mend them, "
+            f"remove their lines, or allow a larger share than max_bad {max_bad:g}; all of them are in "
+            f"{decoded.folder / FAILURES}\n"
             f"{listed_failures(failures)}"
         )
 
 
 def _usable_records(
-    table: _Table, failures: tuple[Failure, ...], options: LoadOptions
+    data: Path, table: _Table, failures: tuple[Failure, ...], options: LoadOptions
 ) -> tuple[Records, SplitChoice | None]:
     """The records without those that failed, divided as the options say, and the rule that decided the splits."""
     usable = ~np.isin(table.records.path, [failure.path for failure in failures])
@@ -165,8 +188,10 @@ def _usable_records(
         require_splits(records)
     except DataError as error:
         if not failures:
-            raise
-        raise DataError(f"{len(failures)} images cannot be used:\n{listed_failures(failures)}\nand {error}") from error
+            raise DataError(f"{quoted(data)}: {error}") from error
+        raise DataError(
+            f"{quoted(data)}: {len(failures)} images cannot be used:\n{listed_failures(failures)}\nand {error}"
+        ) from error
     return records, decided_by
 
 

@@ -10,12 +10,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, ImageStat, UnidentifiedImageError
 
+from jaxage.data.formats import image_formats, unknown_kind
 from jaxage.types import InputContract, Interpolation
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # without EPS: Pillow runs a program for it
 MIN_SIDE = 32
 MAX_ASPECT = 4
 MIN_SPREAD = 2.0
+_GRAY_BITS = (8, 10, 12, 16)
 
 FILTERS: dict[Interpolation, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
@@ -56,46 +57,46 @@ def decode_image(
 
     The image is turned upright as its EXIF data say, its shorter side is resized to `round(size / crop)`, and the
     central square is cut out. Resizing is Pillow's, antialiased; the longer side is rounded down and the margins are
-    rounded as torchvision does. Gray and palette images become RGB, 16-bit gray is divided by 257, CMYK is converted
-    without color profiles, and transparent parts become white. EXIF data that cannot be read are ignored.
+    rounded as torchvision does. Gray and palette images become RGB, CMYK is converted without color profiles, and
+    transparent parts become white. White is the largest value of 8, 10, 12 or 16 bits, whichever are the fewest that
+    hold all values of a 16-bit gray image: cameras write 12 bits into 16. EXIF data that cannot be read are ignored.
 
     Nothing is executed or written. Safe to call from many threads.
 
     Args:
-        data: The bytes of the file, in one of `FORMATS`.
+        data: The bytes of the file, in a format that Pillow reads (see `image_formats`).
         size: Height and width of the result in pixels.
         min_side: The smallest height and width of the file's image in pixels.
         interpolation: Pillow's filter.
         crop: The share of the resized image's shorter side that is kept, above 0 and up to 1.
 
     Raises:
-        ImageError: if this is no image in one of `FORMATS`; is truncated or corrupt; has more pixels than Pillow's
+        ImageError: if this is no image in a known format; is truncated or corrupt; has more pixels than Pillow's
             `MAX_IMAGE_PIXELS`; has a side below `min_side`, or one more than `MAX_ASPECT` times the other; or is blank:
             every channel of the result has a standard deviation below `MIN_SPREAD` of 255 levels.
         ValueError: if `crop` lies outside (0, 1].
     """
     if not 0 < crop <= 1:
         raise ValueError(f"crop must lie in (0, 1], got {crop}")
-    image = open_image(data, FORMATS, partial(_check_crop, min_side=min_side))
+    image = open_image(data, partial(_check_crop, min_side=min_side))
     return square_pixels(image, size, InputContract(interpolation=interpolation, crop=crop))
 
 
-def open_image(data: bytes, formats: tuple[str, ...], check: SizeCheck | None = None) -> Image.Image:
+def open_image(data: bytes, check: SizeCheck | None = None) -> Image.Image:
     """The first frame of an image, RGB, upright as its EXIF data say (see `decode_image` for other modes).
 
     Args:
         data: The bytes of the file.
-        formats: Pillow's names of the formats that it may have.
         check: Raises ImageError for a width and height in pixels that cannot be used; called before pixels are read.
 
     Raises:
-        ImageError: if this is no image in one of the formats, is truncated or corrupt, or has more pixels than Pillow's
+        ImageError: if this is no image in a known format, is truncated or corrupt, or has more pixels than Pillow's
             `MAX_IMAGE_PIXELS`.
     """
     if not data:
         raise ImageError("empty file")
     try:
-        with Image.open(io.BytesIO(data), formats=formats) as image:
+        with Image.open(io.BytesIO(data), formats=image_formats()) as image:
             if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError
             if check is not None:
@@ -105,9 +106,12 @@ def open_image(data: bytes, formats: tuple[str, ...], check: SizeCheck | None = 
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise UnknownFormatError("not an image in a known format") from None
+        raise UnknownFormatError(unknown_kind(data)) from None
     except _BOMBS:
-        raise TooManyPixelsError("too many pixels (decompression bomb)") from None
+        raise TooManyPixelsError(
+            f"too many pixels (a decompression bomb, or make it smaller than {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} "
+            "million)"
+        ) from None
     except Exception as error:  # Pillow raises a dozen kinds for broken files
         raise ImageError(f"truncated or corrupt ({str(error) or type(error).__name__})") from error
 
@@ -137,15 +141,18 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # convert() would clip at 255
         values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
+        white = next((2**bits - 1 for bits in _GRAY_BITS if values.max() < 2**bits), 0)
+        if values.min() < 0 or not white:
             raise ImageError("gray values outside 16 bits")
-        image = Image.fromarray(np.round(values / 257).astype(np.uint8))
+        image = Image.fromarray(np.round(values * (255 / white)).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() == (0, 0):
+            raise ImageError("fully transparent")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     if image.mode == "F":
-        raise ImageError("floating-point pixels")
+        raise ImageError("floating-point pixels: save it with 8 bits")
     return image.convert("RGB")
 
 

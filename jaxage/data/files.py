@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from jaxage.data.archives import ENDINGS, Archive, Refused, open_archive
+from jaxage.data.archives import ENDINGS, Archive, Missing, Refused, open_archive
 from jaxage.data.records import DataError
 from jaxage.utils.text import quoted
 
@@ -17,7 +17,7 @@ ReadImage = Callable[[str], bytes]
 """Gives a file's bytes by its relative path; safe to call from many threads.
 
 A file whose name differs only by its Unicode form (NFC, NFD) or by the case of its ending is found too, if there is
-one. Raises FileNotFoundError for a path that does not exist, and Refused for a link, a folder or a device.
+one. Raises Missing for a path that does not exist, and Refused for a link, a folder or a device.
 """
 
 NamesIn = Callable[[Path], dict[str, str]]
@@ -33,6 +33,8 @@ def path_fault(path: str) -> str | None:
         return "holds a control character"
     if "\\" in path:
         return "holds a backslash: separate folders by /"
+    if "://" in path:
+        return "is an address: download the image, and give its path"
     if path.startswith("/") or PureWindowsPath(path).drive:
         return "is absolute: it must be relative to the images' folder"
     if ".." in path.split("/"):
@@ -76,10 +78,12 @@ def open_files(root: Path) -> Iterator[ReadImage]:
         DataError: as `open_archive` does.
     """
     if root.is_dir():
-        yield partial(_read_file, root, cache(partial(_is_inside, root)), cache(_names_in))
+        read = partial(_read_file, root, cache(partial(_is_inside, root)), cache(_names_in))
+        yield partial(_read_or_suggest, read, cache(lambda: _by_base_name(list_files(root))))
     else:
         with open_archive(root) as archive:
-            yield partial(_read_member, archive, cache(partial(_by_spelling, archive.names)))
+            read = partial(_read_member, archive, cache(partial(_by_spelling, archive.names)))
+            yield partial(_read_or_suggest, read, cache(lambda: _by_base_name(archive.names)))
 
 
 def list_files(root: Path) -> list[str]:
@@ -107,13 +111,38 @@ def _lower_ending(name: str, stem: str) -> str:
     return stem + name[len(stem) :].lower() if name.startswith(stem) else name
 
 
+def _read_or_suggest(read: ReadImage, names: Callable[[], dict[str, str]], path: str) -> bytes:
+    try:
+        return read(path)
+    except FileNotFoundError:
+        similar = names().get(_base_name(path)) or names().get(_base_name(PurePosixPath(path).stem))
+        raise Missing("missing" + (f", but there is {quoted(similar)}" if similar else "")) from None
+
+
+def _by_base_name(names: Iterable[str]) -> dict[str, str]:
+    """The first path of each base name, with and without its ending."""
+    found: dict[str, str] = {}
+    for name in names:
+        found.setdefault(_base_name(name), name)
+        found.setdefault(_base_name(PurePosixPath(name).stem), name)
+    return found
+
+
+def _base_name(path: str) -> str:
+    """The last part of a path, without case, blanks and what cannot be seen."""
+    name = unicodedata.normalize("NFKC", path.replace("\\", "/").rpartition("/")[2]).casefold()
+    return "".join(character for character in name if character.isprintable() and not character.isspace())
+
+
 def _read_file(root: Path, is_inside: Callable[[Path], bool], names: NamesIn, path: str) -> bytes:
     file = _spelled(root, path, names)
     mode = file.lstat().st_mode
     if not stat.S_ISREG(mode):
-        raise Refused("a link, not a file" if stat.S_ISLNK(mode) else "not a regular file")
+        raise Refused(
+            "a link, not a file: put a copy of the file there" if stat.S_ISLNK(mode) else "not a regular file"
+        )
     if not is_inside(file.parent):
-        raise Refused("in a folder that is a link")
+        raise Refused("in a folder that is a link: put the table beside the folder that the link leads to")
     return file.read_bytes()
 
 

@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 
 from jaxage.data.decode import ImageError, decode_image, strict_warnings
 from jaxage.data.files import ReadImage
+from jaxage.data.formats import image_formats
 from jaxage.data.parallel import in_order
 from jaxage.data.records import DataError, Failure
 from jaxage.types import InputContract, StoredImages
@@ -26,7 +27,7 @@ from jaxage.utils.files import atomic_write, rename_folder, write_json
 
 FAILURES = "failures.json"
 _IMAGES = "images.npy"
-_DECODER = f"jaxage decoded images, version 1, pillow {PIL.__version__}"
+_DECODER = f"jaxage decoded images, version 2, pillow {PIL.__version__}"
 _STALE_SECONDS = 3600
 
 Pixels = UInt8[np.ndarray, "size size 3"]
@@ -79,10 +80,9 @@ def load_images(
 ) -> DecodedImages:
     """The decoded images that `cache` holds for these files; they are decoded now if it does not hold them.
 
-    They lie in `cache/KEY`, renamed into place when complete. KEY is the SHA-256 of JSON lines: the decoder's version
-    and the size (and interpolation and crop where they are not the default, and the cropper's key), then path and
-    SHA-256 of every file.
-    Memory does not grow with the number of images.
+    They lie in `cache/KEY`, renamed into place when complete. KEY is the SHA-256 of JSON lines: the decoder's version,
+    the formats that it reads, and the size (and interpolation and crop where they are not the default, and the
+    cropper's key), then path and SHA-256 of every file. Memory does not grow with the number of images.
 
     Args:
         read: Reads the files.
@@ -97,7 +97,12 @@ def load_images(
         DataError: if the cache cannot be written, or a file has changed since it was hashed.
     """
     form = (contract.interpolation, contract.crop)
-    head = [_DECODER, size, *(() if form == (InputContract().interpolation, InputContract().crop) else form)]
+    head = [
+        _DECODER,
+        *image_formats(),
+        size,
+        *(() if form == (InputContract().interpolation, InputContract().crop) else form),
+    ]
     head += [cropper.key] if cropper else []
     contents = ([file.path, None if isinstance(file.digest, Failure) else file.digest] for file in files)
     folder = cache / hash_json([head, *contents])
@@ -130,8 +135,6 @@ def remove_stale(cache: Path) -> None:
 def _hash_file(read: ReadImage, path: str) -> ImageFile:
     try:
         return ImageFile(path, hashlib.sha256(read(path)).hexdigest())
-    except FileNotFoundError:
-        return ImageFile(path, Failure(path, "missing"))
     except OSError as error:
         return ImageFile(path, Failure(path, error.strerror or str(error)))
 

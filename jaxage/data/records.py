@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from jaxage.types import Mask, Rows, Split, UserError, Years
+from jaxage.utils.text import quoted
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -66,6 +67,15 @@ class Records:
         return [split for split in SPLITS if not (self.split == split).any()]
 
 
+_UNKNOWN = {"", "nan", "none", "null", "n/a", "na", "<na>", "unknown", "-1", "?"}
+
+
+def known_identity(text: str) -> str:
+    """The identity without the blanks around it; "" for words that say that nobody knows it, such as nan and none."""
+    name = text.strip()
+    return "" if name.lower() in _UNKNOWN else name
+
+
 def make_records(
     path: Sequence[str],
     age: Sequence[float],
@@ -73,7 +83,8 @@ def make_records(
     split: Sequence[str] | None = None,
     gender: Sequence[str] | None = None,
 ) -> Records:
-    """Records from plain sequences of equal length (see `Records`); absent columns become ""."""
+    """Records from plain sequences of equal length (see `Records` and `known_identity`); absent columns become ""."""
+    identity = None if identity is None else list(map(known_identity, identity))
     texts = (np.asarray([""] * len(path) if column is None else column, str) for column in (identity, split, gender))
     return Records(np.asarray(path, str), np.asarray(age, np.float32), *texts)
 
@@ -86,4 +97,4 @@ def listed(lines: Sequence[str], shown: int = 10) -> str:
 
 def listed_failures(failures: Sequence[Failure]) -> str:
     """The first failures with their reasons, for an error message."""
-    return listed([f"{failure.path}: {failure.reason}" for failure in failures])
+    return listed([f"{quoted(failure.path)}: {failure.reason}" for failure in failures])

@@ -124,8 +124,8 @@ def require_splits(records: Records) -> None:
     """Check that every split has a row. Raises DataError if one is empty."""
     if empty := records.empty_splits():
         raise DataError(
-            f"none of the {len(records)} images is in {' or '.join(empty)}: add images, try another seed, or give "
-            "every row a split in the CSV, so that each of the three has some"
+            f"none of the {len(records)} images is in {' or '.join(empty)}: add images, try another seed, divide them "
+            'anew (split "random"), or give every row a split in the CSV, so that each of the three has some'
         )
 
 

@@ -13,7 +13,6 @@ from PIL import Image
 from jaxage.data.decode import MIN_SIDE, ImageError, open_image, square_pixels
 from jaxage.data.image_cache import FaceCropper
 from jaxage.photos.detector import Detections, Network, detect, iou, open_network, without_overlaps
-from jaxage.photos.files import photo_formats
 from jaxage.photos.framing import IMDB_FRAMING, Square, cut, locate_face, place_of, square_of
 from jaxage.types import FacesIn, Framing, InputContract
 
@@ -99,7 +98,7 @@ def cut_out_face(network: Network, data: bytes) -> bytes:
 
     Raises ImageError for a photo without a face or with several, and for a face that is too small.
     """
-    image = open_image(data, photo_formats())
+    image = open_image(data)
     found = find_faces(network, image)
     if len(found.scores) != 1:
         raise ImageError(_not_one(len(found.scores)))
@@ -125,7 +124,7 @@ def make_cropper(faces: FacesIn, size: int, contract: InputContract, framing: Fr
     """Cut the face of each photo of a dataset, as `make_face_finder` does; a photo must show one person."""
     finder = make_face_finder(faces, size, contract, framing)
     key = json.dumps([_VERSION, faces, framing or IMDB_FRAMING])
-    return FaceCropper(key, lambda data: only_face(finder(open_image(data, photo_formats()))))
+    return FaceCropper(key, lambda data: only_face(finder(open_image(data))))
 
 
 TOO_SMALL = f"face too small (its crop has less than {MIN_SIDE} pixels a side)"

@@ -3,26 +3,13 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from functools import cache
-from importlib import import_module
 from pathlib import Path
 
 from PIL import Image
 
 from jaxage.data.decode import ImageError, open_image
+from jaxage.data.formats import image_formats
 from jaxage.types import UserError
-
-_RUNS_A_PROGRAM = {"EPS"}  # Pillow starts Ghostscript for it
-
-
-@cache
-def photo_formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that it reads here, HEIF among them if pillow-heif is installed."""
-    with suppress(ModuleNotFoundError):
-        import_module("pillow_heif").register_heif_opener()
-    Image.init()
-    return tuple(sorted(set(Image.OPEN) - _RUNS_A_PROGRAM))
 
 
 def read_photo(path: str) -> Image.Image:
@@ -40,7 +27,7 @@ def read_photo(path: str) -> Image.Image:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise ImageError(getattr(error, "strerror", None) or str(error)) from error
-    return open_image(data, photo_formats())
+    return open_image(data)
 
 
 def read_names(names: Iterable[str]) -> list[str]:
@@ -76,7 +63,7 @@ def list_photos(paths: Iterable[str]) -> list[str]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    formats = set(photo_formats())
+    formats = set(image_formats())
     endings = tuple(ending for ending, name in Image.registered_extensions().items() if name in formats)
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

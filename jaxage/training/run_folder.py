@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from jaxage.config import TrainConfig, from_json, to_json
-from jaxage.types import Json, Log, UserError
+from jaxage.types import Json, Log, RunPath, UserError
 from jaxage.utils.files import lock_folder, write_json
 
 CONFIG, REPORT = "config.json", "report.json"
@@ -162,6 +162,12 @@ def create_run(run: Run, inputs: Json) -> None:
     write_json(run.folder / CONFIG, to_json(run.asked))
 
 
+def read_inputs(run: RunPath) -> Json:
+    """What identifies the data and weights of a run; nothing for a model without its run."""
+    path = Path(run) / _INPUTS
+    return _read_json(path) if path.is_file() else {}
+
+
 def require_inputs(folder: Path, inputs: Json) -> None:
     """Raise RunError if the folder has a run that was started with other inputs."""
     if not (folder / CONFIG).exists():
@@ -244,7 +250,7 @@ def _normalized(config: TrainConfig) -> TrainConfig:
 
 def _same_settings(asked: TrainConfig, given: Collection[str] | None, folder: Path) -> TrainConfig:
     """The stored settings; a typed option that differs is refused. `memory_budget` and `resume` are the new ones, and
-    `tensorboard` too if it is typed.
+    `tensorboard` too if it is typed; so is the place of `data`, which are known by their hash (`require_inputs`).
 
     Runs of earlier versions have no `resolved.json`: their settings have the chosen value in place of "auto".
     """
@@ -255,7 +261,8 @@ def _same_settings(asked: TrainConfig, given: Collection[str] | None, folder: Pa
         is_given = new != field.default if given is None else field.name in given
         if is_earlier and field.name in _RESOLVED_FIELDS and new == field.default:
             continue
-        if field.name not in _NOT_COMPARED and is_given and new != old:
+        moved = field.name == "data" and new and old
+        if field.name not in _NOT_COMPARED and is_given and new != old and not moved:
             raise RunError(
                 f"{folder} was started with {_written(option(field.name), old)}, not "
                 f"{_written(option(field.name), new)}: resume with the same settings, or start a new run with another "
@@ -263,7 +270,10 @@ def _same_settings(asked: TrainConfig, given: Collection[str] | None, folder: Pa
             )
     is_typed = asked.tensorboard if given is None else "tensorboard" in given
     follow = asked.tensorboard if is_typed else stored.tensorboard
-    return dataclasses.replace(stored, memory_budget=asked.memory_budget, resume=asked.resume, tensorboard=follow)
+    data = asked.data if asked.data and stored.data else stored.data
+    return dataclasses.replace(
+        stored, memory_budget=asked.memory_budget, resume=asked.resume, tensorboard=follow, data=data
+    )
 
 
 def _with_resolved(config: TrainConfig, folder: Path) -> TrainConfig:

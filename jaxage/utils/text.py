@@ -6,8 +6,12 @@ _LONGEST = 120
 
 
 def quoted(name: str | Path) -> str:
-    """A name in quotes on one line: characters that cannot be seen are escaped, and the middle of a long one is cut."""
+    """A name in quotes on one line, with characters that cannot be seen escaped.
+
+    Args:
+        name: A path of the user's, or a text from a file. The middle of a long text is cut.
+    """
     text = str(name)
-    if len(text) > _LONGEST:
+    if isinstance(name, str) and len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 2 :]}"
     return repr(text)

@@ -21,6 +21,7 @@ from PIL import Image
 from jaxage.data import image_cache
 from jaxage.data.dataset import Dataset, LoadOptions, load_dataset
 from jaxage.data.decode import decode_image
+from jaxage.data.formats import image_formats
 from jaxage.data.importers.csv_file import CSV, CsvOptions
 from jaxage.data.prepare.options import PrepareOptions
 from jaxage.data.prepare.pipeline import prepare_dataset
@@ -140,7 +141,7 @@ def test_the_contract_decides_the_form(tmp_path: Path) -> None:
 
 def test_the_key_of_an_entry_never_changes(tmp_path: Path) -> None:
     load(write_set(tmp_path))
-    head = [f"jaxage decoded images, version 1, pillow {PIL.__version__}", SIZE]
+    head = [f"jaxage decoded images, version 2, pillow {PIL.__version__}", *image_formats(), SIZE]
     rows = [[f"{i}.jpg", hashlib.sha256(face(i)).hexdigest()] for i in range(24)]
     lines = "".join(json.dumps(row) + "\n" for row in [head, *rows])
     assert [entry.name for entry in entries(tmp_path)] == [hashlib.sha256(lines.encode()).hexdigest()]
@@ -217,7 +218,7 @@ def test_too_many_failures_stop(tmp_path: Path) -> None:
     message = str(caught.value)
     assert "12 of 50 images" in message
     assert "max_bad 0.01" in message
-    assert message.count(".jpg: missing") == 10
+    assert message.count(".jpg': missing") == 10
     assert message.endswith("and 2 more")
     (whole,) = re.findall(r"all of them are in (\S+failures\.json)", message)
     assert len(json.loads(Path(whole).read_text())) == 12
@@ -228,17 +229,17 @@ def test_no_image_at_all(tmp_path: Path) -> None:
     csv = write_csv(tmp_path)
     with pytest.raises(DataError, match="24 of 24 images"):
         load(csv)
-    with pytest.raises(DataError, match=r"(?s)24 images cannot be used:.*0\.jpg: missing.*none of the 0 images"):
+    with pytest.raises(DataError, match=r"(?s)24 images cannot be used:.*0\.jpg': missing.*none of the 0 images"):
         load(csv, max_bad=1.0)
 
 
 def test_bad_images_are_reported_before_empty_splits(tmp_path: Path) -> None:
     csv = tmp_path / "faces.csv"
     csv.write_text("path,age\nno.jpg,30\n")
-    with pytest.raises(DataError, match=r"(?s)1 of 1 images .* cannot be used.*no\.jpg: missing") as caught:
+    with pytest.raises(DataError, match=r"(?s)1 of 1 images .* cannot be used.*no\.jpg': missing") as caught:
         load(csv)
     assert "validation" not in str(caught.value)
-    with pytest.raises(DataError, match=r"(?s)no\.jpg: missing.*none of the 1 images is in"):
+    with pytest.raises(DataError, match=r"(?s)no\.jpg': missing.*none of the 1 images is in"):
         load(csv, max_bad=1.0)
 
 

@@ -115,6 +115,13 @@ def test_sixteen_bit_grey_is_not_clipped(form: str) -> None:
     assert (pixels[:, :, 0] == pixels[:, :, 1]).all()
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12])
+def test_fewer_bits_in_a_sixteen_bit_file_are_as_bright(bits: int) -> None:
+    ramp = np.tile(np.linspace(0, 2**bits - 1, 256).astype(np.uint16), (256, 1))
+    pixels = decode_image(encode(Image.fromarray(ramp), "PNG"), 256)
+    np.testing.assert_allclose(pixels[:, :, 0].astype(int), np.tile(np.arange(256), (256, 1)), atol=1)
+
+
 def test_values_without_a_known_scale_are_refused() -> None:
     ramp = np.tile(np.linspace(0, 1e6, 64), (64, 1))
     for dtype in (np.int32, np.float32):
@@ -178,7 +185,12 @@ def test_a_bomb_is_not_unpacked(side: int, action: Any) -> None:
 BROKEN = {
     "zero bytes": (b"", "empty file"),
     "text": (b"path,age\na.jpg,3\n", "not an image"),
-    "html": (b"<!DOCTYPE html><html>404</html>", "not an image"),
+    "html": (b"\r\n<!DOCTYPE html><html>404</html>", "an HTML page, not an image: download it again"),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "run git lfs pull"),
+    "annex": (b"/annex/objects/MD5E-s9--d41d8cd9.jpg\n", "run git annex get"),
+    "svg": (b'<svg xmlns="x"/>', "convert it to PNG"),
+    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0heicmif1" + b"\0" * 200, "pillow-heif|truncated or corrupt"),
+    "video": (b"\0\0\0\x18ftypisom\0\0\0\0isommp42" + b"\0" * 200, "convert it to JPEG"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n(/tmp/x) (w) file\n", "not an image"),
     "half a jpeg": (encode(scene(), "JPEG")[:600], "truncated or corrupt"),
     "head of a jpeg": (encode(scene(), "JPEG")[:20], "not an image|truncated or corrupt"),
@@ -186,7 +198,7 @@ BROKEN = {
     "png without pixels": (png(64, 64, b""), "truncated or corrupt"),
     "black": (encode(Image.new("RGB", (64, 64)), "JPEG"), "^blank$"),
     "one colour": (encode(Image.new("RGB", (64, 64), (255, 0, 40)), "PNG"), "^blank$"),
-    "transparent": (encode(Image.new("RGBA", (64, 64), (0, 0, 0, 0)), "PNG"), "^blank$"),
+    "transparent": (encode(Image.new("RGBA", (64, 64), (9, 9, 9, 0)), "PNG"), "^fully transparent$"),
     "small": (encode(scene(31, 64), "PNG"), "too small .31x64"),
     "dot": (encode(scene(1, 1), "PNG"), "too small"),
     "strip": (encode(scene(161, 40), "PNG"), "too long .161x40"),

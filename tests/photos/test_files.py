@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from jaxage.data.decode import ImageError
-from jaxage.photos.files import list_photos, photo_formats, read_names, read_photo
+from jaxage.data.formats import image_formats
+from jaxage.photos.files import list_photos, read_names, read_photo
 from jaxage.types import UserError
 
 
@@ -38,12 +39,12 @@ def test_photos_are_read_upright_in_every_format(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     upright.rotate(90, expand=True).save(tmp_path / "turned.jpg", quality=95, exif=turned)
-    for ending in ("png", "webp", "gif", "tiff", "bmp", "jp2", "ico" if "ICO" not in photo_formats() else "tga"):
+    for ending in ("png", "webp", "gif", "tiff", "bmp", "jp2", "ico" if "ICO" not in image_formats() else "tga"):
         upright.save(tmp_path / f"photo.{ending}")
     for file in sorted(tmp_path.iterdir()):
         found = np.asarray(read_photo(str(file)), float)
         assert np.abs(found - pixels).mean() < 6, file.name
-    assert "EPS" not in photo_formats()
+    assert "EPS" not in image_formats()
 
 
 def test_what_is_no_photo_has_a_reason(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from jaxage.utils.text import quoted
         ("zero\u200bwidth\n.jpg", r"'zero\u200bwidth\n.jpg'"),
         ("not utf-8 \udcff", r"'not utf-8 \udcff'"),
         ("a" * 100 + "b" * 100, f"'{'a' * 60}...{'b' * 60}'"),
+        (Path("a" * 200), f"'{'a' * 200}'"),
     ],
 )
 def test_a_name_is_one_short_line(name: str | Path, shown: str) -> None:

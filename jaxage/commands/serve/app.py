@@ -18,7 +18,6 @@ from jaxage.commands.serve.batching import BatchedPredictor
 from jaxage.commands.serve.schema import SCHEMA
 from jaxage.data.decode import ImageError, TooManyPixelsError, UnknownFormatError, open_image
 from jaxage.photos.faces import FaceFinder, FoundFace
-from jaxage.photos.files import photo_formats
 from jaxage.report.saliency import overlay_png
 from jaxage.types import FacesIn, Json
 from jaxage.utils.extras import require
@@ -110,7 +109,7 @@ class Service:
         finder = self.finders[faces]
 
         def find() -> tuple[Image.Image, list[FoundFace]]:
-            image = open_image(data, photo_formats())
+            image = open_image(data)
             return image, finder(image)
 
         try:

@@ -103,9 +103,11 @@ def study(config: StudyConfig, log: Log = print) -> StudySummary:
     for run in plan:
         _check(config, run)
     data = {protocol: _load(config, protocol) for protocol in protocols(config)}
+    for note in dict.fromkeys(note for dataset in data.values() for note in dataset.notes):
+        log(f"note: {note}")
     settings = {run: train_config(config, run, _choice(data[run.protocol])) for run in plan}
     _find_all_weights(settings.values())
-    _save_settings(config.out, shared)
+    _save_settings(config.out, shared | {"data": data[plan[0].protocol].images_sha256})
 
     started = time.perf_counter()
     results, failed = _train_all(settings, data, log)
@@ -257,7 +259,6 @@ def _funnel(config: StudyConfig) -> list[Json]:
 def _shared_settings(config: StudyConfig) -> Json:
     """The settings that are the same for all runs in a folder. Weights of a further network may be added later."""
     return {
-        "data": str(config.data),
         "image_size": config.image_size,
         "epochs": config.epochs,
         "batch_size": config.batch_size,
@@ -278,8 +279,10 @@ def _require_same(folder: Path, shared: Json) -> None:
         return
     found = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
     found["weights"] = shared["weights"] | found["weights"]
+    if {"data"} <= shared.keys() & found.keys() and found["data"] != shared["data"]:
+        raise RunError(f"{folder} holds a study of other data: bring them back, or choose another --out")
     for name, value in shared.items():
-        if found.get(name) != value:
+        if name != "data" and found.get(name) != value:
             raise RunError(
                 f"{folder} holds a study with --{name.replace('_', '-')} {found.get(name)}, not {value}: use the same "
                 "settings, or choose another --out"

@@ -1,9 +1,7 @@
 """Faces listed in a CSV file: every line is checked before anything else is done."""
 
-import csv
 import hashlib
-import io
-import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,101 +12,88 @@ from typing import Any
 import numpy as np
 
 from jaxage.data.files import image_root, open_files, path_fault
+from jaxage.data.importers.csv_table import read_table
 from jaxage.data.importers.importer import FilterStep, ImportedFaces, Importer
 from jaxage.data.records import DataError, Records, listed, make_records
+from jaxage.utils.text import quoted
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_COMMA = re.compile(r"\d+,\d+", re.ASCII)
 _COLUMNS = "path,age[,identity][,split][,gender]"
 _GENDERS = {"female": "female", "f": "female", "male": "male", "m": "male"}
 _SPLIT_NAMES = {
     "": "",
     "train": "train",
+    "training": "train",
     "validation": "validation",
     "valid": "validation",
     "val": "validation",
     "dev": "validation",
     "test": "test",
+    "testing": "test",
 }
 
 
 def read_csv(path: Path) -> Records:
-    """Read a UTF-8 CSV with the columns `path`, `age` and, optionally, `identity` (or `group`), `split` and `gender`.
+    """Read a CSV with the columns `path`, `age` and, optionally, `identity` (or `group`), `split` and `gender`.
 
-    Other columns are ignored, and so is the case of column names. `path` is relative to the images' root, with /
-    between folders; `./` and double slashes are removed. `age` lies in 0-100. `split` is train, validation (val, valid,
-    dev) or test, for all rows or for none. `gender` is female or male (f, m); anything else counts as unknown. Blank
-    lines, a byte order mark and any line ending are fine.
+    See `read_table` for its form. Other columns are ignored, and so are the case of column names and blanks around
+    cells. `path` is relative to the images' root, with / between folders; `./` and double slashes are removed. `age`
+    lies in 0-100, in digits with a point. `split` is train (training), validation (val, valid, dev) or test (testing), for all rows or for none.
+    `gender` is female or male (f, m); anything else counts as unknown.
 
     Raises:
         DataError: if the file has faults; the message lists all of them with their line numbers.
     """
-    numbered = _lines(path)
+    numbered = read_table(path, ("path", "age"))
     _, header = next(numbered, (0, None))
     if header is None:
-        raise DataError(f"{path} is empty: its first line must name the columns {_COLUMNS}")
-    names = [name.strip().lower() for name in header]
+        raise DataError(f"{quoted(path)} is empty: its first line must name the columns {_COLUMNS}")
+    names = [name.lower() for name in header]
     _check_header(path, names)
     parsers: dict[str, Callable[[str], Any]] = {"path": _path, "age": _age}
     identity = next((name for name in ("identity", "group") if name in names), None)
-    parsers |= {identity: str.strip} if identity else {}
+    parsers |= {identity: str} if identity else {}
     parsers |= {"split": _split} if "split" in names else {}
     parsers |= {"gender": _gender} if "gender" in names else {}
     columns: dict[str, list[Any]] = {name: [] for name in parsers}
     lines, faults = [], []
     for line, cells in numbered:
-        if len(cells) != len(names):
+        if len(cells) < len(names) or any(cells[len(names) :]):
             faults.append(f"line {line}: {len(cells)} fields, but the header has {len(names)}")
             continue
         lines.append(line)
-        row = dict(zip(names, cells, strict=True))
+        row = dict(zip(names, cells, strict=False))
         for name, parse in parsers.items():
             try:
                 columns[name].append(parse(row[name]))
             except ValueError as error:
                 columns[name].append(None)
-                faults.append(f"line {line}: {name} {row[name]!r} {error}")
+                faults.append(f"line {line}: {name} {quoted(row[name])} {error}")
     faults += _repeated(lines, columns["path"])
     split = columns.get("split", [])
     faults += _half_split(lines, split)
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise DataError(f"{path}: {count}; correct the file and start again\n{listed(faults)}")
+        raise DataError(f"{quoted(path)}: {count}; correct the file and start again\n{listed(faults)}")
     if not lines:
-        raise DataError(f"{path} has a header but no rows: add a line for each image")
+        raise DataError(f"{quoted(path)} has a header but no rows: add a line for each image")
     who = columns[identity] if identity else None
     return make_records(columns["path"], columns["age"], who, columns.get("split"), columns.get("gender"))
-
-
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each record that is not blank, with the number of its first line."""
-    try:
-        data = path.read_bytes()
-        text = data.decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}: line {line} is not UTF-8 text: save the file as UTF-8") from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    line = 1
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield line, cells
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{path}: the record that starts on line {line} is not CSV ({error})") from error
 
 
 def _check_header(path: Path, names: list[str]) -> None:
     missing = [name for name in ("path", "age") if name not in names]
     if missing:
         raise DataError(
-            f"{path}: no column {' and no column '.join(missing)} among {', '.join(names)}: the first line must "
-            f"name the columns {_COLUMNS}, separated by commas"
+            f"{quoted(path)}: no column {' and no column '.join(missing)} among {quoted(', '.join(names))}: the first "
+            f"line must name the columns {_COLUMNS}, separated by commas"
         )
     twice = sorted({name for name in ("path", "age", "identity", "group", "split", "gender") if names.count(name) > 1})
     if twice:
-        raise DataError(f"{path}: the header has {', '.join(twice)} more than once: rename or remove one of them")
+        raise DataError(
+            f"{quoted(path)}: the header has {', '.join(twice)} more than once: rename or remove one of them"
+        )
 
 
 def _path(text: str) -> str:
@@ -118,12 +103,13 @@ def _path(text: str) -> str:
 
 
 def _age(text: str) -> float:
-    try:
-        age = float(text)
-    except ValueError:
-        raise ValueError("is not a number") from None
-    if math.isnan(age):
-        raise ValueError("is not a number")
+    if not text:
+        raise ValueError("is empty: remove the line, or fill it in")
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(
+            "is not a number" + (": write a point for the decimal comma" if _COMMA.fullmatch(text) else "")
+        )
+    age = float(text)
     if not 0 <= age <= 100:
         raise ValueError("lies outside 0-100")
     return age
@@ -131,13 +117,13 @@ def _age(text: str) -> float:
 
 def _split(text: str) -> str:
     try:
-        return _SPLIT_NAMES[text.strip().lower()]
+        return _SPLIT_NAMES[text.lower()]
     except KeyError:
         raise ValueError("is none of train, validation, test") from None
 
 
 def _gender(text: str) -> str:
-    return _GENDERS.get(text.strip().lower(), "")
+    return _GENDERS.get(text.lower(), "")
 
 
 def _repeated(lines: list[int], paths: list[str | None]) -> list[str]:
@@ -146,7 +132,7 @@ def _repeated(lines: list[int], paths: list[str | None]) -> list[str]:
         if path is not None:
             places[path].append(line)
     return [
-        f"lines {', '.join(map(str, found))}: the same path {path!r}"
+        f"lines {', '.join(map(str, found))}: the same path {quoted(path)}"
         for path, found in places.items()
         if len(found) > 1
     ]

@@ -59,8 +59,6 @@ def _verify(read: ReadImage, min_side: int, path: str) -> ValidImage | InvalidIm
         pixels = decode_image(data, _SIZE, min_side)
     except Refused as error:
         return InvalidImage(path, "safe path", str(error))
-    except FileNotFoundError:
-        return InvalidImage(path, "found", "missing")
     except OSError as error:
         return InvalidImage(path, "found", error.strerror or str(error))
     except ImageError as error:

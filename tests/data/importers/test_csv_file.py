@@ -67,6 +67,25 @@ def test_what_spreadsheets_write(tmp_path: Path) -> None:
     assert read(tmp_path, "path,age\ra.jpg,1\rb.jpg,2").path.tolist() == ["a.jpg", "b.jpg"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path;age;identity\na.jpg;1.5;x\n b.jpg ;2;n/a\n",
+        "sep=;\r\npath;age;identity\r\na.jpg;1.5;x\r\nb.jpg;2;None\r\n",
+        "path\tage\tidentity\na.jpg\t1.5\tx\nb.jpg\t2\tNaN\n",
+        "path|age|identity\na.jpg|1.5e0|x\nb.jpg|2| \n",
+        'path, age, identity\n"a.jpg", "1.5", " x"\n"b.jpg", "+2.", "-1"\n',
+        "path,age,identity\na.jpg,1.5,x,\nb.jpg,2,Unknown,,\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_one_table_in_many_forms(tmp_path: Path, text: str, encoding: str) -> None:
+    records = read(tmp_path, text.encode(encoding))
+    assert records.path.tolist() == ["a.jpg", "b.jpg"]
+    assert records.age.tolist() == [1.5, 2]
+    assert records.identity.tolist() == ["x", ""]
+
+
 names = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\\:"), min_size=1).filter(
     lambda name: name.strip(" .") and name.isprintable()
 )
@@ -85,12 +104,16 @@ def test_what_is_written_comes_back(tmp_path_factory: pytest.TempPathFactory, ro
     ("row", "fault"),
     [
         ("a.jpg,old", "line 3: age 'old' is not a number"),
-        ("a.jpg,", "line 3: age '' is not a number"),
+        ("a.jpg,5_1", "line 3: age '5_1' is not a number"),
+        ("a.jpg,\u0665\u0661", "line 3: age '\u0665\u0661' is not a number"),
+        ("a.jpg,0x1F", "line 3: age '0x1F' is not a number"),
+        ("a.jpg,", "line 3: age '' is empty"),
         ("a.jpg,nan", "line 3: age 'nan' is not a number"),
         ("a.jpg,-1", "line 3: age '-1' lies outside 0-100"),
-        ("a.jpg,inf", "line 3: age 'inf' lies outside 0-100"),
+        ("a.jpg,inf", "line 3: age 'inf' is not a number"),
+        ("https://example.org/a.jpg,5", "is an address: download the image"),
         ("a.jpg,100.5", "line 3: age '100.5' lies outside 0-100"),
-        ('a.jpg,"23,5"', "line 3: age '23,5' is not a number"),
+        ('a.jpg,"23,5"', "line 3: age '23,5' is not a number: write a point"),
         (",5", "line 3: path '' is empty"),
         ("/etc/a.jpg,5", "line 3: path '/etc/a.jpg' is absolute"),
         ("C:/a.jpg,5", "line 3: path 'C:/a.jpg' is absolute"),
@@ -130,11 +153,15 @@ def test_line_numbers_count_blank_lines_and_broken_cells(tmp_path: Path) -> None
         ("", "is empty: its first line must name the columns"),
         ("\n\n", "is empty"),
         ("path,age\n", "has a header but no rows"),
-        ("file,age\na.jpg,1\n", "no column path among file, age"),
-        ("path;age\na.jpg;1\n", "no column path and no column age among path;age"),
+        ("file,age\na.jpg,1\n", "no column path among 'file, age'"),
+        ("path age\na.jpg 1\n", "no column path and no column age among 'path age'"),
+        (b"PK\x03\x04workbook", "is a workbook or a zip archive: save the table as CSV"),
+        (b"\0" * 257 + b"ustar", "is a tar archive: give the CSV"),
+        ('[{"path": "a.jpg"}]', "is JSON: save the table as CSV"),
+        (" <html>404</html>", "is an HTML or XML page: download"),
         ("path,age,path\na.jpg,1,b.jpg\n", "the header has path more than once"),
         ("path,age\na\xe9.jpg,1\n".encode("latin-1"), "line 2 is not UTF-8"),
-        ("path,age\n".encode("utf-16"), "line 1 is not UTF-8"),
+        ("path,age\n".encode("utf-16-le"), "no column path"),
         ('path,age\na.jpg,1\n"b.jpg,2\nc.jpg,3\n', "the record that starts on line 3 is not CSV"),
     ],
 )
@@ -146,7 +173,7 @@ def test_faults_of_the_file(tmp_path: Path, text: str | bytes, fault: str) -> No
 def test_no_file(tmp_path: Path, make: object) -> None:
     path = tmp_path / "faces.csv"
     make(path)  # type: ignore[operator]
-    with pytest.raises(DataError, match=r"faces\.csv: cannot be read"):
+    with pytest.raises(DataError, match=r"faces\.csv': cannot be read"):
         read_csv(path)
 
 

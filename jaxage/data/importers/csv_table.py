@@ -1,0 +1,89 @@
+"""The cells of a CSV file, as spreadsheets and scripts write it."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from jaxage.data.records import DataError
+from jaxage.utils.text import quoted
+
+Line = tuple[int, list[str]]
+"""The number of a record's first line, and its cells without the blanks around them."""
+
+_DELIMITERS = ",;\t|"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_OTHER_KINDS: dict[bytes, str] = {
+    b"PK\x03\x04": "a workbook or a zip archive: save the table as CSV, or give the CSV that lists the images",
+    b"\xd0\xcf\x11\xe0": "a workbook: save the table as CSV",
+    b"\x1f\x8b": "a compressed file: give the CSV that lists the images",
+    b"BZh": "a compressed file: give the CSV that lists the images",
+    b"\xfd7zXZ": "a compressed file: give the CSV that lists the images",
+    b"MATLAB": "a .mat file: prepare it with the importer of its dataset",
+    b"PAR1": "a Parquet file: save the table as CSV",
+    b"\xff\xd8\xff": "an image: give the CSV that lists the images",
+    b"\x89PNG": "an image: give the CSV that lists the images",
+    b"<": "an HTML or XML page: download the table again",
+    b"[": "JSON: save the table as CSV",
+    b"{": "JSON: save the table as CSV",
+}
+
+
+def read_table(path: Path, wanted: Sequence[str]) -> Iterator[Line]:
+    """The records of a CSV file that are not blank; the first one is the header.
+
+    The text is UTF-8, or UTF-16 with a byte order mark. Cells are separated by commas, or by semicolons, tabs or bars
+    if the header then has the wanted names; a first line `sep=;` is understood. Any line ending is fine.
+
+    Args:
+        path: The file.
+        wanted: The names that tell by which character the cells are separated.
+
+    Raises:
+        DataError: if the file cannot be read, is of another kind, is not text, or is not CSV.
+    """
+    text = _text(path)
+    first, rest = _first_line(text)
+    line = 1
+    if first.lower().startswith("sep=") and len(first) == 5:
+        delimiter, text, line = first[4], rest, 2
+    else:
+        delimiter = next((each for each in _DELIMITERS if set(wanted) <= _names(first, each)), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    skipped = line
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield line, [cell.strip() for cell in cells]
+            line = reader.line_num + skipped
+    except csv.Error as error:
+        raise DataError(f"{quoted(path)}: the record that starts on line {line} is not CSV ({error})") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{quoted(path)}: cannot be read ({error.strerror})") from error
+    kind = next((kind for start, kind in _OTHER_KINDS.items() if data.lstrip().startswith(start)), None)
+    if data[257:262] == b"ustar":
+        kind = "a tar archive: give the CSV that lists the images"
+    if kind is not None:
+        raise DataError(f"{quoted(path)} is {kind}")
+    encoding = "utf-16" if data.startswith(_UTF16) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DataError(f"{quoted(path)}: line {line} is not UTF-8 text: save the file as UTF-8") from error
+
+
+def _first_line(text: str) -> tuple[str, str]:
+    """The first line that is not blank, and what comes after the first line."""
+    lines = text.splitlines(keepends=True)
+    first = next((line.strip() for line in lines if line.strip()), "")
+    return first, "".join(lines[1:])
+
+
+def _names(header: str, delimiter: str) -> set[str]:
+    return {name.strip(' "').lower() for name in header.split(delimiter)}
