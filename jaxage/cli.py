@@ -44,7 +44,7 @@ from jaxage.report.tables import intervals_line, scores_table
 from jaxage.training.loop import Diverged, Stopped
 from jaxage.training.run_folder import find_run
 from jaxage.types import Arch, FacesIn, UserError
-from jaxage.utils.files import write_json
+from jaxage.utils.files import explain_os_error, write_json
 from jaxage.utils.runtime import prepare_jax, restart_with_huge_pages
 
 _Run = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
@@ -260,8 +260,9 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command. Exit with 1 and one message for errors that the user can fix, with 128 + n after signal n."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")  # names need not be UTF-8
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         with field_rules(arguments):
@@ -277,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
         sys.exit(1)
     except OSError as error:
-        sys.exit(f"error: {error.filename or 'a file'}: {error.strerror or error}")
+        sys.exit(f"error: {explain_os_error(error)}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -146,9 +146,19 @@ class TrainConfig:
 
 
 def cache_folder() -> Path:
-    """Where downloads and decoded images are kept: the environment's JAXAGE_CACHE, else the user's cache folder."""
-    named = os.environ.get("JAXAGE_CACHE")
-    return Path(named) if named else user_cache_path("jaxage")
+    """Where downloads and decoded images are kept: the environment's JAXAGE_CACHE, else the user's cache folder.
+
+    Raises:
+        UserError: for a user without a home folder.
+    """
+    if named := os.environ.get("JAXAGE_CACHE"):
+        return Path(named)
+    try:
+        return user_cache_path("jaxage")
+    except RuntimeError as error:
+        raise UserError(
+            "this user has no home folder to keep decoded images and downloads in: set JAXAGE_CACHE to a folder"
+        ) from error
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def test_a_file_in_the_way_gets_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as stop:
         main(["train", "--out", str(tmp_path / "file" / "run"), "--weights", "random"])
-    assert str(stop.value.code).startswith(f"error: {tmp_path / 'file'}")
+    assert str(stop.value.code).startswith(f"error: '{tmp_path / 'file'}")
 
 
 def test_ctrl_c_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

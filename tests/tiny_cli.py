@@ -2,13 +2,14 @@
 whole processes that compile little.
 """
 
-from jaxage.cli import run
+from jaxage.cli import main, run
 from jaxage.commands import train
 from jaxage.models.registry import MODELS
 from tests.tiny import TINY
 
 MODELS["tiny"] = TINY
 train.try_framing = lambda dataset, log: None
+__all__ = ("main", "run")
 
 if __name__ == "__main__":
     run()

@@ -12,6 +12,7 @@ from typing import IO, Any
 from jaxage.commands.predict import Face, Photo
 from jaxage.types import Json, UserError
 from jaxage.utils.files import atomic_write
+from jaxage.utils.text import visible
 
 _COLUMNS = ("path", "face", "left", "top", "right", "bottom", "score", "age", "low", "high", "reason", "probabilities")
 
@@ -52,13 +53,13 @@ def screen_lines(photo: Photo) -> list[str]:
     """A line for each face: path, which face it is, its box, the age, and the interval."""
     lines = []
     for row in photo_json(photo):
-        words = [row["path"]]
+        words = [visible(row["path"])]
         if len(photo.faces) > 1:
             words.append(f"face {row['face']} of {len(photo.faces)}")
         if row["left"] is not None:
             words.append("box " + ",".join(f"{row[side]:.0f}" for side in ("left", "top", "right", "bottom")))
         if row["age"] is None:
-            words.append(row["reason"])
+            words.append(visible(row["reason"]))
         else:
             words.append(f"{row['age']:.1f} years")
         if row["low"] is not None:

@@ -78,7 +78,7 @@ def train(config: TrainConfig, log: Log = print, given: Collection[str] | None =
         require_inputs(run.folder, inputs)
         built = build(run.config, setup, dataset, initial, log)
         run = replace(run, config=resolve(run.config, initial, built))
-        create_run(run, inputs)
+        create_run(run, inputs | {"images": dataset.images_sha256})
         write_failures(run.folder / "failures.csv", dataset.failures)
         best, progress = _fit(built, initial, run)
         fit_ended = time.perf_counter()

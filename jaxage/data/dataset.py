@@ -21,6 +21,7 @@ from jaxage.types import InputContract, Json, SplitChoice, StoredImages
 from jaxage.utils.text import quoted
 
 _IMAGENET = InputContract()
+_NO_COPIES = Copies(0, 0)
 
 
 class LoadOptions(NamedTuple):
@@ -64,7 +65,7 @@ class Dataset:
     sha256: str
     split: SplitChoice | None
     images_sha256: str = ""
-    copies: Copies = Copies(0, 0)
+    copies: Copies = _NO_COPIES
 
     @property
     def notes(self) -> tuple[str, ...]:

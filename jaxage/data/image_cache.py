@@ -23,7 +23,7 @@ from jaxage.data.formats import image_formats
 from jaxage.data.parallel import in_order
 from jaxage.data.records import DataError, Failure
 from jaxage.types import InputContract, StoredImages
-from jaxage.utils.files import atomic_write, rename_folder, write_json
+from jaxage.utils.files import atomic_write, explain_os_error, rename_folder, write_json
 
 FAILURES = "failures.json"
 _IMAGES = "images.npy"
@@ -181,7 +181,8 @@ def _build(folder: Path, count: int, size: int, decoded: Iterable[Pixels | Failu
             rename_folder(unfinished, folder)
         return entry
     except OSError as error:
-        raise DataError(f"images could not be decoded into {folder.parent}: {error}") from error
+        reason = error if error.errno is None else OSError(error.errno, error.strerror, str(folder.parent))
+        raise DataError(f"images could not be decoded: {explain_os_error(reason)}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

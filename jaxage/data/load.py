@@ -4,8 +4,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock
-
 from jaxage.config import TrainConfig
 from jaxage.data.dataset import Dataset, LoadOptions, load_dataset
 from jaxage.data.image_cache import FaceCropper
@@ -15,6 +13,7 @@ from jaxage.data.prepare.options import PrepareOptions
 from jaxage.data.prepare.pipeline import prepare_dataset
 from jaxage.data.synthetic.faces import write_synthetic
 from jaxage.types import InputContract, Log, SplitRule
+from jaxage.utils.files import lock_file
 
 DEMO_FACES, DEMO_SIZE, REAL_SIZE = 2400, 64, 224
 _VERSION = 1
@@ -59,7 +58,7 @@ def _draw(config: TrainConfig, size: int, folder: Path, log: Log) -> Path:
     tree = folder / f"{_VERSION}-{DEMO_FACES}-{size}-{_seed(config)}"
     rule: SplitRule = "random" if config.split == "given" else config.split
     options = PrepareOptions(tree / rule, rule, seed=_seed(config))
-    with FileLock(folder / f".{tree.name}.lock"):
+    with lock_file(folder / f".{tree.name}.lock"):
         if not (tree / "imdb.mat").exists():
             log(f"drawing {DEMO_FACES:,} faces of {size} px")
             write_synthetic(tree, DEMO_FACES, size, _seed(config))

@@ -48,7 +48,7 @@ def notes_on(records: Records, copies: Copies) -> tuple[str, ...]:
         notes.append(f"{copies.other_age:,} images have a copy of another age")
     if notes:
         notes[-1] += "; jaxage prepare drops copies"
-    name, rows = max(Counter(records.identity.tolist() + [""]).items(), key=lambda item: bool(item[0]) * item[1])
+    name, rows = max(Counter([*records.identity.tolist(), ""]).items(), key=lambda item: bool(item[0]) * item[1])
     if name and rows > _LARGE_SHARE * len(records) and rows >= _MANY_ROWS:
         notes.append(
             f"the identity {quoted(name)} has {rows:,} of {len(records):,} rows: leave it empty if it stands for "

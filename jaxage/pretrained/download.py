@@ -7,11 +7,11 @@ import zipfile
 from pathlib import Path
 
 import requests
-from filelock import FileLock
 from tqdm import tqdm
 
 from jaxage.pretrained.manifest import Entry, WeightsFile
 from jaxage.pretrained.safetensors_io import sha256_of
+from jaxage.utils.files import lock_file
 
 _TIMEOUT_S = 20
 
@@ -33,7 +33,7 @@ def fetch(entry: Entry, directory: Path) -> Path:
         WeightsUnavailableError: if no file can be downloaded, or if one that is there has another SHA-256.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory / ".lock"):
+    with lock_file(directory / ".lock"):
         for file in entry.files:
             if (directory / file.file).exists():
                 return _check(directory / file.file, file)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -48,8 +49,9 @@ class Entry:
 
 
 def weights_folder() -> Path:
-    """Where weights are stored: `weights/` of a checkout, else in the cache folder."""
-    return _CHECKOUT if (_CHECKOUT / "manifest.json").is_file() else cache_folder() / "weights"
+    """Where weights are stored: `weights/` of a checkout that may be written to, else in the cache folder."""
+    writable = (_CHECKOUT / "manifest.json").is_file() and os.access(_CHECKOUT, os.W_OK)
+    return _CHECKOUT if writable else cache_folder() / "weights"
 
 
 def read_manifest() -> dict[str, Entry]:

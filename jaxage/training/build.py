@@ -157,8 +157,7 @@ def run_inputs(command: str, dataset: Dataset, initial: InitialModel) -> Json:
     contract = {
         name: list(x) if isinstance(x, tuple) else x for name, x in initial.model_config.input()._asdict().items()
     }
-    data = {"data": dataset.sha256, "images": dataset.images_sha256}
-    return {"command": command, **data, "weights": initial.weights, "input": contract}
+    return {"command": command, "data": dataset.sha256, "weights": initial.weights, "input": contract}
 
 
 def steps_per_call(steps: int, loader: DataLoader) -> int:

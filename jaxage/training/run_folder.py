@@ -16,7 +16,7 @@ import jax
 
 from jaxage.config import TrainConfig, from_json, to_json
 from jaxage.types import Json, Log, RunPath, UserError
-from jaxage.utils.files import lock_folder, write_json
+from jaxage.utils.files import lock_folder, name_errors, write_json
 
 CONFIG, REPORT = "config.json", "report.json"
 _INPUTS, _ENVIRONMENT, _RESOLVED = "inputs.json", "environment.json", "resolved.json"
@@ -117,6 +117,7 @@ def open_run(
     started = time.perf_counter()
     with ExitStack() as stack:
         folder = _lock(stack, config, given, name)
+        stack.enter_context(name_errors(folder))
         asked, _ = find_run(dataclasses.replace(config, out=folder), given, name)
         yield Run(folder, dataclasses.replace(asked, out=folder), _with_resolved(asked, folder), log, started)
 
@@ -152,7 +153,7 @@ def create_run(run: Run, inputs: Json) -> None:
     Args:
         run: The run; `run.config` has a value for every "auto". Some depend on measured times, so a resumed run reads
             them back.
-        inputs: JSON values that identify data and weights.
+        inputs: JSON values that identify data and weights; `images` is the data's hash before they are divided.
     """
     if (run.folder / CONFIG).exists():
         return

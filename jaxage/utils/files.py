@@ -13,10 +13,17 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
+from jaxage.config import cache_folder
 from jaxage.types import UserError
+from jaxage.utils.text import quoted
 
 LOCK = ".lock"
 _TRIES = 100
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+class NoLocksError(UserError):
+    """A file system without locks, on which nobody can tell whether another process works in a folder."""
 
 
 @contextmanager
@@ -31,13 +38,24 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        with unfinished.open("xb") as file:
+        with name_errors(path), unfinished.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def name_errors(path: Path) -> Iterator[None]:
+    """An OSError that names no file, as on a full disk, names this file or folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -79,6 +97,49 @@ def reserve_space(file: IO[bytes], size: int) -> None:
         file.truncate(size)
 
 
+def require_space(folder: Path, size: int) -> None:
+    """Check that `size` bytes can be written to the folder now, by disk and quota: a file is reserved and removed.
+
+    Raises:
+        OSError: naming the folder, if there is no room.
+    """
+    scratch = folder / f".{uuid.uuid4().hex}.partial"
+    try:
+        with name_errors(folder), scratch.open("xb") as file:
+            reserve_space(file, size)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """Wait for a lock that one process at a time holds, in a folder that exists.
+
+    Raises:
+        NoLocksError: if the file system has no locks.
+        OSError: if the file cannot be written.
+    """
+    lock = FileLock(path)
+    with _explained(path.parent):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise NoLocksError(
+            f"{quoted(folder)}: its file system has no locks ({error.strerror}): choose a folder on another one"
+        ) from error
+
+
 @contextmanager
 def lock_folder(folder: Path, busy: UserError) -> Iterator[None]:
     """Keep every other process and thread out of the folder, which is made if need be.
@@ -93,7 +154,9 @@ def lock_folder(folder: Path, busy: UserError) -> Iterator[None]:
     made: list[Path] = []
     try:
         lock = _acquire(folder, busy, made)
-    except OSError:
+    except (OSError, NoLocksError) as error:
+        if isinstance(error, NoLocksError) and folder in made:
+            (folder / LOCK).unlink(missing_ok=True)
         _remove_empty(made)
         raise
     try:
@@ -119,7 +182,8 @@ def _acquire(folder: Path, busy: UserError, made: list[Path]) -> FileLock:
         with suppress(FileNotFoundError):  # a holder is removing the folder
             folder.mkdir(parents=True, exist_ok=True)
             try:
-                lock.acquire(timeout=0)
+                with _explained(folder):
+                    lock.acquire(timeout=0)
             except Timeout:
                 raise busy from None
             if _is_in_place(lock, folder / LOCK):
@@ -151,3 +215,24 @@ def rename_folder(unfinished: Path, folder: Path) -> bool:
             raise
         return False
     return True
+
+
+def explain_os_error(error: OSError) -> str:
+    """What a file, folder or disk lacks, and what to do, in one sentence."""
+    if error.errno is None:
+        return str(error)
+    name = quoted(Path(str(error.filename))) if error.filename is not None else "a file"
+    remedy = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = ": make room and start again (a run goes on when it is resumed), or choose another disk"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        remedy = ": choose a folder that you may write to"
+    if remedy and _is_in_cache(error.filename):
+        remedy += " (JAXAGE_CACHE names another cache folder)"
+    return f"{name}: {error.strerror}{remedy}"
+
+
+def _is_in_cache(name: Any) -> bool:
+    with suppress(UserError, TypeError):
+        return Path(name).resolve().is_relative_to(cache_folder().resolve())
+    return False

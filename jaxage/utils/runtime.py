@@ -3,12 +3,14 @@
 import os
 import platform
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
 import jax
 
 from jaxage.config import cache_folder
+from jaxage.types import UserError
 
 _SMALL = 100
 """Image size below which one CPU device is faster than several: each repeats the optimizer's work."""
@@ -30,10 +32,12 @@ def prepare_jax(image_size: int | None = None) -> None:
         with suppress(RuntimeError):
             small = image_size is not None and image_size < _SMALL
             jax.config.update("jax_num_cpu_devices", 1 if small else available_cores())
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # a full disk, say
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        with suppress(UserError):  # no home folder
+            jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+            jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def available_cores() -> int:

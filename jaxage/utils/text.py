@@ -5,6 +5,11 @@ from pathlib import Path
 _LONGEST = 120
 
 
+def visible(text: str) -> str:
+    """The text on one line, with the characters that cannot be seen escaped."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
 def quoted(name: str | Path) -> str:
     """A name in quotes on one line, with characters that cannot be seen escaped.
 

@@ -201,7 +201,7 @@ def test_failures_are_left_out_and_listed(tmp_path: Path, decoded: list[int]) ->
         reasons = [failure.reason for failure in dataset.failures]
         assert reasons[:2] == ["missing", "not an image in a known format"]
         assert reasons[2].startswith("truncated or corrupt")
-        assert reasons[3] == "a link, not a file"
+        assert reasons[3].startswith("a link, not a file")
         assert dataset.records.path.tolist() == [f"{i}.jpg" for i in range(24) if i not in (1, 2, 5, 6)]
         np.testing.assert_array_equal(dataset.images, expected(dataset, tmp_path))
     assert len(decoded) == 22
@@ -326,7 +326,7 @@ def test_a_file_that_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.Monke
 def test_an_unwritable_cache(tmp_path: Path) -> None:
     csv = write_set(tmp_path)
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(DataError, match="could not be decoded into"):
+    with pytest.raises(DataError, match=r"could not be decoded: .*/cache/decoded': Not a directory: choose a folder"):
         load(csv)
 
 

@@ -1,6 +1,7 @@
 import errno
 import json
 import multiprocessing
+import os
 import time
 import warnings
 from pathlib import Path
@@ -8,7 +9,18 @@ from pathlib import Path
 import pytest
 
 from jaxage.types import UserError
-from jaxage.utils.files import LOCK, atomic_write, lock_folder, rename_folder, reserve_space, write_json, write_text
+from jaxage.utils.files import (
+    LOCK,
+    atomic_write,
+    explain_os_error,
+    lock_file,
+    lock_folder,
+    name_errors,
+    rename_folder,
+    reserve_space,
+    write_json,
+    write_text,
+)
 
 BUSY = UserError("busy")
 
@@ -45,6 +57,40 @@ def test_without_file_locks_the_file_is_the_lock(tmp_path: Path, monkeypatch: py
             again = lock_folder(tmp_path / "run", BUSY)
             with lock_folder(tmp_path / "run", BUSY), pytest.raises(UserError, match="busy"), again:
                 pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_that_refuses_locks_is_named(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    for lock in (lock_folder(tmp_path / "run", BUSY), lock_file(tmp_path / "lock")):
+        with pytest.raises(UserError, match=r"its file system has no locks .*: choose a folder on another one"), lock:
+            pass
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.ENOSPC, "make room and start again"),
+        (errno.EDQUOT, "make room and start again"),
+        (errno.EROFS, "choose a folder that you may write to"),
+        (errno.EACCES, "choose a folder that you may write to"),
+    ],
+)
+def test_an_error_of_the_system_names_the_file_and_a_remedy(
+    code: int, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAXAGE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(OSError, match=os.strerror(code)) as caught, name_errors(tmp_path / "cache" / "a b\n"):
+        raise OSError(code, os.strerror(code))
+    message = explain_os_error(caught.value)
+    assert message.startswith(repr(str(tmp_path / "cache" / "a b\n")))
+    assert remedy in message
+    assert message.endswith("(JAXAGE_CACHE names another cache folder)")
+    assert "JAXAGE_CACHE" not in explain_os_error(OSError(code, os.strerror(code), str(tmp_path / "run")))
 
 
 def test_an_unused_folder_vanishes_with_what_was_made_for_it(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxage.utils.text import quoted
+from jaxage.utils.text import quoted, visible
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,7 @@ from jaxage.utils.text import quoted
 )
 def test_a_name_is_one_short_line(name: str | Path, shown: str) -> None:
     assert quoted(name) == shown
+
+
+def test_what_cannot_be_seen_is_escaped() -> None:
+    assert visible("it's 顔\\ \n\u200b\udce9.jpg") == "it's 顔\\ \\n\\u200b\\udce9.jpg"

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock
-
 from jaxage.commands.study.page import write_study
 from jaxage.commands.study.recipes import REPORT_MODELS, ModelSpec, Protocol, parse_model, recipe
 from jaxage.commands.study.summary import FailedRun, Result, StudySummary, read_result, summarize
@@ -23,7 +21,7 @@ from jaxage.training.loop import Diverged, Stopped
 from jaxage.training.run_folder import REPORT, RunError
 from jaxage.training.setup import check_settings
 from jaxage.types import Json, Log, SplitChoice, UserError
-from jaxage.utils.files import write_json
+from jaxage.utils.files import lock_file, write_json
 
 _SETTINGS, _LOCK = "study-settings.json", ".study.lock"
 
@@ -120,7 +118,7 @@ def study(config: StudyConfig, log: Log = print) -> StudySummary:
         "funnel": _funnel(config),
         "demonstration": config.data is None,
     }
-    with FileLock(config.out / _LOCK):
+    with lock_file(config.out / _LOCK):
         write_study(config.out, summary, results, data, worst=config.show_worst)
     log(f"\n{time.perf_counter() - started:.0f} s; the study: {config.out / 'study.html'}")
     return summary
@@ -269,7 +267,7 @@ def _shared_settings(config: StudyConfig) -> Json:
 def _save_settings(folder: Path, shared: Json) -> None:
     """Only one process at a time checks and writes the settings of a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / _LOCK):
+    with lock_file(folder / _LOCK):
         _require_same(folder, shared)
         write_json(folder / _SETTINGS, shared)
 

@@ -39,8 +39,8 @@ def read_csv(path: Path) -> Records:
 
     See `read_table` for its form. Other columns are ignored, and so are the case of column names and blanks around
     cells. `path` is relative to the images' root, with / between folders; `./` and double slashes are removed. `age`
-    lies in 0-100, in digits with a point. `split` is train (training), validation (val, valid, dev) or test (testing), for all rows or for none.
-    `gender` is female or male (f, m); anything else counts as unknown.
+    lies in 0-100, in digits with a point. `split` is train (training), validation (val, valid, dev) or test (testing),
+    for all rows or for none. `gender` is female or male (f, m); anything else counts as unknown.
 
     Raises:
         DataError: if the file has faults; the message lists all of them with their line numbers.

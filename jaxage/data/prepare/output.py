@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxage.data.prepared import MANIFEST, QUARANTINE, open_prepared, read_manifest
 from jaxage.data.records import DataError
 from jaxage.types import Json, Log
-from jaxage.utils.files import lock_folder, rename_folder
+from jaxage.utils.files import lock_folder, name_errors, rename_folder
 
 
 def is_prepared(out: Path, about: Json, log: Log) -> bool:
@@ -53,7 +53,7 @@ def unfinished_folder(out: Path) -> Iterator[Path]:
     work = beside / "work"
     busy = DataError(f"{out} is being made by another process: wait for it, or choose another folder")
     try:
-        with lock_folder(beside, busy):
+        with name_errors(out), lock_folder(beside, busy):
             try:
                 shutil.rmtree(work, ignore_errors=True)
                 work.mkdir()

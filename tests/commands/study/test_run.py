@@ -163,7 +163,7 @@ def test_runs_of_data_that_changed_since_are_not_mixed(
     path, _, identity = text.splitlines()[1].split(",")
     try:
         faces.write_text(text.replace(text.splitlines()[1], f"{path},99,{identity}"))
-        with pytest.raises(RunError, match="was trained on other data"):
+        with pytest.raises(RunError, match="holds a study of other data: bring them back"):
             study(small(faces, tmp_path / "study"), lambda _: None)
     finally:
         faces.write_text(text)
