@@ -292,7 +292,10 @@ def run(*command: str) -> None:
     arguments = [*command, *sys.argv[1:]]
     if arguments[:1] in (["train"], ["study"], ["benchmark"]) and not {"-h", "--help"} & set(arguments):
         restart_with_huge_pages()
-    main(arguments)
+    try:
+        main(arguments)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python's own end is short, and Ctrl-C would break it
 
 
 if __name__ == "__main__":

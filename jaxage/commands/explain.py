@@ -20,6 +20,8 @@ from jaxage.photos.files import list_photos
 from jaxage.report.saliency import overlay
 from jaxage.training.export import ModelConfig, load_model
 from jaxage.types import FacesIn, Images, Log, RunPath, UserError, Variables
+from jaxage.utils.files import explain_os_error
+from jaxage.utils.text import visible
 
 _SIDE = 7
 
@@ -61,12 +63,17 @@ def explain(
         shown = [] if isinstance(found, str) else [face.pixels for face in found if face.pixels is not None]
         if not shown:
             failed += 1
-            log(f"{path}\t{found if isinstance(found, str) else TOO_SMALL}")
+            log(f"{visible(path)}\t{found if isinstance(found, str) else TOO_SMALL}")
         for number, pixels in enumerate(shown, 1):
             file = out / f"{name}{f'-{number}' if len(shown) > 1 else ''}-explained.png"
             age, evidence = look(pixels)
-            overlay(file, pixels, evidence, f"{Path(path).name}: {age:.1f} years")
-            log(f"{path}\t{age:.1f}\t{file}")
+            try:
+                overlay(file, pixels, evidence, visible(f"{Path(path).name}: {age:.1f} years"))
+            except OSError as error:
+                failed += 1
+                log(f"{visible(path)}\t{explain_os_error(error)}")
+                continue
+            log(f"{visible(path)}\t{age:.1f}\t{visible(str(file))}")
             written.append(file)
     if failed:
         raise UserError(f"{failed} of the images gave no picture; their lines say why")

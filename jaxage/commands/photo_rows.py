@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import IO, Any
 from jaxage.commands.predict import Face, Photo
 from jaxage.types import Json, UserError
 from jaxage.utils.files import atomic_write
-from jaxage.utils.text import visible
+from jaxage.utils.text import quoted, visible
 
 _COLUMNS = ("path", "face", "left", "top", "right", "bottom", "score", "age", "low", "high", "reason", "probabilities")
 
@@ -72,7 +73,8 @@ def screen_lines(photo: Photo) -> list[str]:
 def photo_writer(out: Path | None) -> Iterator[WritePhoto]:
     """Write rows to a .csv, .jsonl or .json file, which appears when the block succeeds; nowhere for None.
 
-    In CSV the probabilities of the years from 0 are one column, separated by spaces.
+    If it fails or is interrupted, the rows so far are in a file with "unfinished" in its name. In CSV the probabilities
+    of the years from 0 are one column, separated by spaces.
 
     Raises:
         UserError: for another ending, or a folder that does not exist.
@@ -84,8 +86,13 @@ def photo_writer(out: Path | None) -> Iterator[WritePhoto]:
         raise UserError(f"--out {out}: name a file that ends in .csv or .jsonl (JSON lines)")
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
-    with atomic_write(out) as file:
-        yield _csv_writer(file) if out.suffix == ".csv" else _json_writer(file)
+    unfinished = out.with_name(f"{out.stem}.unfinished{out.suffix}")
+    try:
+        with atomic_write(out, unfinished) as file:
+            yield _csv_writer(file) if out.suffix == ".csv" else _json_writer(file)
+    except BaseException:
+        print(f"the rows so far are in {quoted(unfinished)}", file=sys.stderr)
+        raise
 
 
 def _json_writer(file: IO[bytes]) -> WritePhoto:

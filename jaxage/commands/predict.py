@@ -62,7 +62,7 @@ def predict(
         batch_size: Faces per step.
 
     Raises:
-        UserError: for a run without a model, no images, a folder without images, and a missing extra `photos`.
+        UserError: for a run without a model, no images, and a missing extra `photos`.
         WeightsUnavailableError: if the detector cannot be downloaded.
     """
     predictor = load_predictor(run, batch_size, coverage)

@@ -9,7 +9,6 @@ from PIL import Image
 
 from jaxage.data.decode import ImageError, open_image
 from jaxage.data.formats import image_formats
-from jaxage.types import UserError
 
 
 def read_photo(path: str) -> Image.Image:
@@ -20,7 +19,9 @@ def read_photo(path: str) -> Image.Image:
     """
     file = Path(path)
     try:
-        if file.exists() and not file.is_file() and not file.is_dir():
+        if file.is_dir():
+            raise ImageError("a folder without an image")
+        if file.exists() and not file.is_file():
             raise ImageError("not a regular file")  # reading a pipe would wait for ever
         data = file.read_bytes()
     except ImageError:
@@ -48,17 +49,12 @@ def list_photos(paths: Iterable[str]) -> list[str]:
     Hidden files and folders are left out, and so are links to folders. Images of a folder are known by their endings.
 
     Args:
-        paths: Files and folders. A file need not exist: it becomes a row that says so.
-
-    Raises:
-        UserError: for a folder without an image.
+        paths: Files and folders. What does not exist, and a folder without an image, stays in the list as it is:
+            `read_photo` says what is wrong with it.
     """
     photos: list[str] = []
     for path in paths:
-        found = list(_walk(path)) if os.path.isdir(path) else [path]  # noqa: PTH112
-        if not found:
-            raise UserError(f"{path} holds no image: name files, or a folder that has some")
-        photos += found
+        photos += list(_walk(path)) or [path]
     return photos
 
 

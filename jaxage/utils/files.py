@@ -27,11 +27,12 @@ class NoLocksError(UserError):
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, unfinished_path: Path | None = None) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path` for writing; it is synced and renamed to `path` if the block succeeds.
 
     Args:
         path: The file to write. Its folder must exist.
+        unfinished_path: Where to keep what was written if the block fails; without it, nothing is kept.
 
     Raises:
         OSError: if the disk is full or the folder cannot be written to; `path` is then as it was before.
@@ -44,6 +45,8 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         unfinished.replace(path)
     finally:
+        if unfinished_path is not None and unfinished.exists():
+            unfinished.replace(unfinished_path)
         unfinished.unlink(missing_ok=True)
 
 

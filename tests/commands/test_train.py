@@ -151,6 +151,40 @@ def test_evaluating_a_run_repeats_its_test(run: Run, faces: Path) -> None:
     )
 
 
+def test_moved_data_are_known_by_their_content(run: Run, faces: Path, tmp_path: Path) -> None:
+    folder, report = run
+    moved = shutil.copytree(faces.parent, tmp_path / "moved") / "renamed.csv"
+    (moved.parent / "faces.csv").rename(moved)
+    scores = evaluate(folder, EvaluateOptions(moved))
+    assert (scores["split"], scores["n"]) == ("test", report["test"]["n"])
+    assert scores["mae"] == pytest.approx(report["test"]["mae"], rel=1e-5)
+    config = json.loads((shutil.copytree(folder, tmp_path / "run") / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config | {"data": str(tmp_path / "gone.csv")}))
+    with pytest.raises(UserError, match=r"gone\.csv', the data of the run, is not there any more: name its new place"):
+        evaluate(tmp_path / "run")
+    assert evaluate(tmp_path / "run", EvaluateOptions(moved))["n"] == report["test"]["n"]
+
+
+def test_copies_on_both_sides_are_said(tmp_path: Path) -> None:
+    table = write_faces(tmp_path / "data")
+    rows = [row.split(",") for row in table.read_text().splitlines()[1:]]
+    (tmp_path / "data" / "copy").mkdir()
+    for path, _, _ in rows:
+        shutil.copy(tmp_path / "data" / path, tmp_path / "data" / path.replace("faces/", "copy/"))
+    lines = [f"{p},{a},train\n{p.replace('faces/', 'copy/')},{float(a) / 2},test" for p, a, _ in rows[:-10]]
+    validation = [f"{p},{a},validation" for p, a, _ in rows[-10:]]
+    table.write_text("\n".join(["path,age,split", *lines, *validation]) + "\n")
+    said: list[str] = []
+    report = train(TrainConfig(data=table, out=tmp_path / "run", **TINY), said.append)
+    assert report["data"]["copies"] == {"in_train": 50, "other_age": 100}
+    notes = [line for line in said if line.startswith("note: ")]
+    assert notes[0] == "note: 50 of 50 test images have the bytes of a training image"
+    assert notes[1] == "note: 100 images have a copy of another age; jaxage prepare drops copies"
+    said.clear()
+    evaluate(tmp_path / "run", log=said.append)
+    assert said == notes
+
+
 def test_a_run_says_how_sure_its_model_is(run: Run, faces: Path) -> None:
     folder, report = run
     sure, again = report["test"]["intervals"], evaluate(folder)["intervals"]
@@ -270,9 +304,14 @@ def test_other_data_do_not_resume_a_run(tmp_path: Path, monkeypatch: pytest.Monk
         patch.setattr(TRAIN, "fit", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(config, log=lambda _: None)
-    table.write_text("\n".join(table.read_text().splitlines()[:-1]))
+    moved = (tmp_path / "data").rename(tmp_path / "moved") / "faces.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(TRAIN, "fit", interrupted)
+        with pytest.raises(KeyboardInterrupt):  # it goes on where the data lie now
+            train(replace(config, data=moved), log=lambda _: None)
+    moved.write_text("\n".join(moved.read_text().splitlines()[:-1]))
     with pytest.raises(UserError, match="its data have changed"):
-        train(config, log=lambda _: None)
+        train(replace(config, data=moved), log=lambda _: None)
 
 
 def interrupted(*_: Any) -> None:
