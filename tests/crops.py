@@ -28,11 +28,11 @@ def photos(table: Path, traps: bool = True) -> Iterator[Photo]:
     """The faces of a CSV, their groups as people, and the traps at the end."""
     records = read_csv(table)
     numbers = {name: number for number, name in enumerate(dict.fromkeys(records.identity.tolist()), 1)}
-    with open_files(image_root(table, str(records.path[0]))) as read:
+    with open_files(image_root(table, str(records.path[0]))) as files:
         for path, age, who, gender in zip(records.path, records.age, records.identity, records.gender, strict=True):
-            yield Photo(read(str(path)), int(age), numbers[str(who)], str(gender))
+            yield Photo(files.read(str(path)), int(age), numbers[str(who)], str(gender))
         if traps:
-            yield from _traps(read, str(records.path[0]), int(records.age[0]), len(numbers) + 1)
+            yield from _traps(files.read, str(records.path[0]), int(records.age[0]), len(numbers) + 1)
 
 
 def _traps(read: ReadImage, path: str, age: int, stranger: int) -> Iterator[Photo]:

@@ -37,8 +37,8 @@ def main(run: Path, table: Path, count: int = 500) -> None:
     )
     records = read_csv(table)
     rows = np.random.default_rng(11).choice(records.rows_of("test"), count, replace=False)
-    with open_files(image_root(table, str(records.path[0]))) as read:
-        faces = [Image.open(io.BytesIO(read(str(path)))).convert("RGB") for path in records.path[rows]]
+    with open_files(image_root(table, str(records.path[0]))) as files:
+        faces = [Image.open(io.BytesIO(files.read(str(path)))).convert("RGB") for path in records.path[rows]]
     age = records.age[rows]
     crops = np.stack([whole(face)[0].pixels for face in faces])
     as_crops = np.array([each.age for each in predictor(crops)])

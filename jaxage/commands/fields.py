@@ -19,6 +19,7 @@ from jaxage.losses import LOSSES
 from jaxage.models.registry import MODELS
 
 _File = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
+_Source = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
 
 
 class Asked(NamedTuple):
@@ -55,7 +56,7 @@ def _options(config: type) -> tuple[StructFieldSpec, ...]:
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
     }
     types = get_type_hints(config, include_extras=True)
-    types |= {"arch": Literal[*MODELS], "loss": Literal["auto", *LOSSES], "file": _File}
+    types |= {"arch": Literal[*MODELS], "loss": Literal["auto", *LOSSES], "file": _File, "source": _Source}
     return tuple(
         StructFieldSpec(
             field.name,

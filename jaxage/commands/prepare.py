@@ -9,12 +9,13 @@ from typing import TypeVar
 import numpy as np
 
 from jaxage.data.decode import decode_image, strict_warnings
-from jaxage.data.importers.importer import ImportedFaces, Importer
+from jaxage.data.importers.importer import ImportedFaces, Importer, LayoutError
+from jaxage.data.importers.table import recognize
 from jaxage.data.prepare.checked import CheckedFaces
 from jaxage.data.prepare.options import PrepareOptions
 from jaxage.data.prepare.output import move_into_place, require_empty, unfinished_folder
 from jaxage.data.prepare.pipeline import prepare_dataset
-from jaxage.data.records import SPLITS
+from jaxage.data.records import SPLITS, DataError
 from jaxage.data.synthetic.faces import write_synthetic
 from jaxage.photos.detector import open_network
 from jaxage.photos.faces import cut_out_face
@@ -31,7 +32,13 @@ def prepare(importer: Importer[Source], source: Source, options: PrepareOptions,
     """Prepare a dataset (see `prepare_dataset`), with `ages.png` and `sample.png` in its folder."""
     if options.faces == "photo":
         importer = with_faces_cut_out(importer)
-    out = prepare_dataset(importer, source, options, add_pictures, log)
+    try:
+        out = prepare_dataset(importer, source, options, add_pictures, log)
+    except LayoutError as error:
+        found = recognize(error.paths)
+        raise DataError(
+            f"{error}" + (f"; its files are named as those of {found}: prepare {found}" * bool(found))
+        ) from error
     log(f"go on with: jaxage train --data {out}")
     return out
 

@@ -161,8 +161,8 @@ def _open(data: Path) -> Iterator[_Table]:
     else:
         records = read_csv(data)
         root = image_root(data, str(records.path[0]))
-        with open_files(root) as read:
-            yield _Table(data.stem, root, records, None, read, "given" if (records.split != "").any() else None)
+        with open_files(root) as files:
+            yield _Table(data.stem, root, records, None, files.read, "given" if (records.split != "").any() else None)
 
 
 def _refuse_too_many(data: Path, table: _Table, decoded: DecodedImages, max_bad: float) -> None:

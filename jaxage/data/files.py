@@ -7,7 +7,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from itertools import filterfalse
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
 
 from jaxage.data.archives import ENDINGS, Archive, Missing, Refused, open_archive
 from jaxage.data.records import DataError
@@ -67,37 +69,37 @@ def image_root(csv_path: Path, first: str) -> Path:
     return places[0].parent
 
 
+class Files(NamedTuple):
+    """The files in a folder or an archive.
+
+    read: gives the bytes of one. paths: lists all regular files, sorted, without hidden ones and `__MACOSX` folders.
+    """
+
+    read: ReadImage
+    paths: Callable[[], list[str]]
+
+
 @contextmanager
-def open_files(root: Path) -> Iterator[ReadImage]:
-    """A function that reads the files in a folder or in an archive; it works until the context ends.
+def open_files(root: Path) -> Iterator[Files]:
+    """The files in a folder or an archive; they can be read until the context ends.
 
     Args:
         root: A folder, or a tar, tar.gz, tar.bz2, tar.xz or zip file, which is read in place.
 
     Raises:
-        DataError: as `open_archive` does.
+        DataError: if there is no such file or folder, and as `open_archive` does.
     """
     if root.is_dir():
         read = partial(_read_file, root, cache(partial(_is_inside, root)), cache(_names_in))
-        yield partial(_read_or_suggest, read, cache(lambda: _by_base_name(list_files(root))))
-    else:
+        paths = cache(lambda: sorted(_walk(root)))
+        yield Files(partial(_read_or_suggest, read, cache(lambda: _by_base_name(paths()))), paths)
+    elif root.is_file():
         with open_archive(root) as archive:
             read = partial(_read_member, archive, cache(partial(_by_spelling, archive.names)))
-            yield partial(_read_or_suggest, read, cache(lambda: _by_base_name(archive.names)))
-
-
-def list_files(root: Path) -> list[str]:
-    """The paths of all regular files in a folder or archive, sorted, as `open_files` takes them.
-
-    Hidden files and folders are left out, and so are `__MACOSX` folders.
-
-    Raises:
-        DataError: as `open_archive` does.
-    """
-    if root.is_dir():
-        return sorted(_walk(root))
-    with open_archive(root) as archive:
-        return sorted(name for name in archive.names if archive.is_file(name) and not _is_hidden(name))
+            paths = cache(lambda: sorted(filter(archive.is_file, filterfalse(_is_hidden, archive.names))))
+            yield Files(partial(_read_or_suggest, read, cache(lambda: _by_base_name(archive.names))), paths)
+    else:
+        raise DataError(f"{quoted(root)}: there is no such file or folder")
 
 
 def _archives_of(csv_path: Path) -> list[Path]:

@@ -29,6 +29,13 @@ def image_formats() -> tuple[str, ...]:
     return tuple(sorted(set(Image.OPEN) - _RUNS_A_PROGRAM))
 
 
+@cache
+def image_endings() -> tuple[str, ...]:
+    """The endings of image files that are read here, in lower case with the dot."""
+    formats = set(image_formats())
+    return tuple(ending for ending, name in Image.registered_extensions().items() if name in formats)
+
+
 def unknown_kind(data: bytes) -> str:
     """What a file is that has none of the formats, and what to do."""
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC:

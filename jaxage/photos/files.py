@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from jaxage.data.decode import ImageError, open_image
-from jaxage.data.formats import image_formats
+from jaxage.data.formats import image_endings
 
 
 def read_photo(path: str) -> Image.Image:
@@ -59,10 +59,8 @@ def list_photos(paths: Iterable[str]) -> list[str]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    formats = set(image_formats())
-    endings = tuple(ending for ending, name in Image.registered_extensions().items() if name in formats)
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(endings):
+            if not name.startswith(".") and name.lower().endswith(image_endings()):
                 yield os.path.join(place, name)  # noqa: PTH118

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxage.data.files import image_root, list_files, open_files, path_fault
+from jaxage.data.files import image_root, open_files, path_fault
 from jaxage.data.records import DataError
 
 FILES = {f"faces/{'long' * 30}/{i}.jpg": os.urandom(500 * i) for i in range(40)} | {"é.jpg": b"accent"}
@@ -74,13 +74,13 @@ ROOTS: dict[str, Callable[[Path], Path]] = {
 @pytest.mark.parametrize("make", ROOTS.values(), ids=ROOTS)
 def test_many_threads_read_the_right_bytes(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     wanted, root = list(FILES) * 20, make(tmp_path)
-    with open_files(root) as read, ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(read, wanted)) == [FILES[name] for name in wanted]
-        assert read("e\u0301.JPG") == read("\u00e9.jpg") == b"accent"
+    with open_files(root) as files, ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(files.read, wanted)) == [FILES[name] for name in wanted]
+        assert files.read("e\u0301.JPG") == files.read("\u00e9.jpg") == b"accent"
+        assert files.paths() == sorted(FILES)
         for name in ("faces/none.jpg", "É.jpg"):
             with pytest.raises(FileNotFoundError):
-                read(name)
-    assert list_files(root) == sorted(FILES)
+                files.read(name)
 
 
 def test_only_regular_members(tmp_path: Path) -> None:
@@ -98,14 +98,14 @@ def test_only_regular_members(tmp_path: Path) -> None:
         link = zipfile.ZipInfo("soft")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, "/etc/passwd")
-    with open_files(tmp_path / "x.zip") as read, pytest.raises(OSError, match="regular file"):
-        read("soft")
-    assert list_files(path) == ["real", "second"]
-    with open_files(path) as read:
-        assert read("second") == b""
+    with open_files(tmp_path / "x.zip") as files, pytest.raises(OSError, match="regular file"):
+        files.read("soft")
+    with open_files(path) as files:
+        assert files.paths() == ["real", "second"]
+        assert files.read("second") == b""
         for name in ("soft", "hard", "dir"):
             with pytest.raises(OSError, match="regular file"):
-                read(name)
+                files.read(name)
 
 
 def test_only_regular_files(tmp_path: Path) -> None:
@@ -113,13 +113,13 @@ def test_only_regular_files(tmp_path: Path) -> None:
     (tmp_path / "soft").symlink_to(tmp_path / "real")
     (tmp_path / "dir").mkdir()
     os.mkfifo(tmp_path / "fifo")
-    with open_files(tmp_path) as read:
-        assert read("real") == b"x"
+    with open_files(tmp_path) as files:
+        assert files.read("real") == b"x"
         for name in ("soft", "dir", "fifo"):
             with pytest.raises(OSError, match=r"a link, not a file|not a regular file"):
-                read(name)
+                files.read(name)
         with pytest.raises(NotADirectoryError):
-            read("real/x.jpg")
+            files.read("real/x.jpg")
 
 
 def test_the_last_of_two_members_counts(tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_the_last_of_two_members_counts(tmp_path: Path) -> None:
         member = tarfile.TarInfo("a")
         member.size = 3
         tar.addfile(member, io.BytesIO(b"new"))
-    with open_files(path) as read:
-        assert read("a") == b"new"
+    with open_files(path) as files:
+        assert files.read("a") == b"new"
 
 
 def cut(path: Path) -> None:
@@ -166,10 +166,10 @@ def test_an_encrypted_zip_is_named(tmp_path: Path) -> None:
 
 def test_a_tar_cut_while_open(tmp_path: Path) -> None:
     path = tar_of(tmp_path / "x.tar", FILES)
-    with open_files(path) as read:
+    with open_files(path) as files:
         os.truncate(path, 20_000)
         with pytest.raises(OSError, match="cut short"):
-            read(list(FILES)[39])
+            files.read(list(FILES)[39])
 
 
 @pytest.mark.parametrize("ending", [".tar", ".TAR", ".tar.gz", ".tgz", ".zip"])

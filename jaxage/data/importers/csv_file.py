@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORE
 _COMMA = re.compile(r"\d+,\d+", re.ASCII)
 _COLUMNS = "path,age[,identity][,split][,gender]"
 _GENDERS = {"female": "female", "f": "female", "male": "male", "m": "male"}
-_SPLIT_NAMES = {
+SPLIT_NAMES = {
     "": "",
     "train": "train",
     "training": "train",
@@ -117,7 +117,7 @@ def _age(text: str) -> float:
 
 def _split(text: str) -> str:
     try:
-        return _SPLIT_NAMES[text.lower()]
+        return SPLIT_NAMES[text.lower()]
     except KeyError:
         raise ValueError("is none of train, validation, test") from None
 
@@ -161,13 +161,13 @@ class CsvOptions:
 def _open(source: CsvOptions, seed: int) -> Iterator[ImportedFaces]:
     file = source.file
     records = read_csv(file)
-    with open_files(image_root(file, str(records.path[0]))) as read:
+    with open_files(image_root(file, str(records.path[0]))) as files:
         yield ImportedFaces(
             name=file.stem,
             folder=file.parent,
             records=records,
             face_score=np.full(len(records), np.nan, np.float32),
-            read=read,
+            read=files.read,
             steps=[FilterStep("records", len(records), 0)],
             about={
                 "source": str(file),

@@ -30,19 +30,31 @@ _OTHER_KINDS: dict[bytes, str] = {
 
 
 def read_table(path: Path, wanted: Sequence[str]) -> Iterator[Line]:
+    """The records of a CSV file (see `parse_table`). Raises DataError if it cannot be read."""
+    try:
+        data = path.read_bytes()
+    except IsADirectoryError:
+        raise DataError(f"{quoted(path)} cannot be read: it is a folder; give the CSV that lists its images") from None
+    except OSError as error:
+        raise DataError(f"{quoted(path)} cannot be read ({error.strerror})") from error
+    yield from parse_table(data, path, wanted)
+
+
+def parse_table(data: bytes, path: Path, wanted: Sequence[str]) -> Iterator[Line]:
     """The records of a CSV file that are not blank; the first one is the header.
 
     The text is UTF-8, or UTF-16 with a byte order mark. Cells are separated by commas, or by semicolons, tabs or bars
     if the header then has the wanted names; a first line `sep=;` is understood. Any line ending is fine.
 
     Args:
-        path: The file.
+        data: The file's bytes.
+        path: Its path, for messages.
         wanted: The names that tell by which character the cells are separated.
 
     Raises:
-        DataError: if the file cannot be read, is of another kind, is not text, or is not CSV.
+        DataError: if the file is of another kind, is not text, or is not CSV.
     """
-    text = _text(path)
+    text = _text(data, path)
     first, rest = _first_line(text)
     line = 1
     if first.lower().startswith("sep=") and len(first) == 5:
@@ -60,11 +72,7 @@ def read_table(path: Path, wanted: Sequence[str]) -> Iterator[Line]:
         raise DataError(f"{quoted(path)}: the record that starts on line {line} is not CSV ({error})") from error
 
 
-def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{quoted(path)}: cannot be read ({error.strerror})") from error
+def _text(data: bytes, path: Path) -> str:
     kind = next((kind for start, kind in _OTHER_KINDS.items() if data.lstrip().startswith(start)), None)
     if data[257:262] == b"ustar":
         kind = "a tar archive: give the CSV that lists the images"

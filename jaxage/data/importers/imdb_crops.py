@@ -13,8 +13,8 @@ from jaxage.data.files import path_fault
 from jaxage.data.importers.filters import Criteria, filter_records
 from jaxage.data.importers.imdb_files import open_crops
 from jaxage.data.importers.imdb_mat import Collection, Metadata, parse_metadata
-from jaxage.data.importers.importer import ImportedFaces, Importer, funnel_table
-from jaxage.data.records import DataError, Records, make_records
+from jaxage.data.importers.importer import ImportedFaces, Importer, require_some
+from jaxage.data.records import Records, make_records
 from jaxage.types import Rows
 
 _CITATION = """\
@@ -46,10 +46,7 @@ def _open(collection: Collection, source: CropsOptions, seed: int) -> Iterator[I
     with open_crops(root, collection) as (where, mat, read):
         metadata = parse_metadata(mat, where, collection)
         kept, steps = filter_records(metadata, criteria, seed)
-        if not kept.any():
-            raise DataError(
-                f"{where}: no record meets the criteria: lower min_face_score or widen the ages\n{funnel_table(steps)}"
-            )
+        require_some(steps, where, "lower min_face_score, widen the ages, or keep a larger fraction")
         rows = np.flatnonzero(kept)
         yield ImportedFaces(
             name=f"{collection}_crop",
@@ -86,6 +83,7 @@ def _importer(collection: Collection, half: str) -> Importer[CropsOptions]:
         options=CropsOptions,
         open=partial(_open, collection),
         tfds_name=f"{collection}_crop",
+        is_named=lambda path: PurePosixPath(path).name == f"{collection}.mat",
         homepage="https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki/",
         citation=_CITATION,
         terms="For academic, non-commercial research only, as its authors ask.",

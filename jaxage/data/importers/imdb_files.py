@@ -7,7 +7,9 @@ from pathlib import Path
 
 from jaxage.data.files import ReadImage, open_files
 from jaxage.data.importers.imdb_mat import Collection
+from jaxage.data.importers.importer import LayoutError
 from jaxage.data.records import DataError
+from jaxage.utils.text import quoted
 
 
 @contextmanager
@@ -27,23 +29,24 @@ def open_crops(root: Path, collection: Collection) -> Iterator[tuple[str, bytes,
         mat, root = root.name, root.parent
     for folder in (root, root / name):
         if (folder / mat).is_file():
-            with open_files(folder.resolve()) as read:
-                yield str(folder / mat), (folder / mat).read_bytes(), read
+            with open_files(folder.resolve()) as files:
+                yield str(folder / mat), (folder / mat).read_bytes(), files.read
                 return
     for tar in (root, root / f"{name}.tar"):
         if tar.is_file():
-            with open_files(tar) as read:
+            with open_files(tar) as files:
                 for prefix in ("", f"{name}/"):
                     try:
-                        data = read(prefix + mat)
+                        data = files.read(prefix + mat)
                     except FileNotFoundError:
                         continue
-                    yield f"{tar}/{prefix}{mat}", data, partial(_below, read, prefix)
+                    yield f"{tar}/{prefix}{mat}", data, partial(_below, files.read, prefix)
                     return
-    raise DataError(
-        f"{root}: neither {mat} is there nor a {name}.tar that holds it: give the extracted {name} folder, or the "
-        "one with the tar in it"
-    )
+    message = f"{quoted(root)}: neither {mat} is there nor a {name}.tar that holds it: give the folder with one of them"
+    if not root.is_dir():
+        raise DataError(message)
+    with open_files(root) as files:
+        raise LayoutError(message, files.paths())
 
 
 def _below(read: ReadImage, prefix: str, path: str) -> bytes:

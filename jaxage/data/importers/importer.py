@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from jaxage.data.files import ReadImage
-from jaxage.data.records import Records
+from jaxage.data.records import DataError, Records
 from jaxage.types import Json
 
 Source = TypeVar("Source")
@@ -49,6 +49,19 @@ class ImportedFaces(NamedTuple):
     metadata_only: bool = False
 
 
+class LayoutError(DataError):
+    """A source that is laid out otherwise than the importer expects; `paths` are those of its files."""
+
+    def __init__(self, message: str, paths: Sequence[str]) -> None:
+        super().__init__(message)
+        self.paths = paths
+
+
+def is_never_named(path: str) -> bool:
+    """No path names a label: for importers that read their labels from tables."""
+    return False
+
+
 @dataclass(frozen=True)
 class Importer(Generic[Source]):
     """A kind of source that `jaxage prepare NAME` reads.
@@ -56,10 +69,11 @@ class Importer(Generic[Source]):
     name: of the command.
     title: a sentence for its help.
     options: a frozen dataclass that says where the source is and what is wanted of it. The docstrings of its fields are
-        their help; a field `file` is given without a flag.
+        their help; a field `file` or `source` is given without a flag.
     open: (options, seed) -> a context that gives the faces; their images can be read until it ends. Raises DataError
         for a source that cannot be used.
     tfds_name, homepage, citation, terms: what the TFDS dataset says of itself.
+    is_named: whether a file's path is one of this dataset's; with it, the dataset is recognized.
     """
 
     name: str
@@ -70,9 +84,17 @@ class Importer(Generic[Source]):
     homepage: str | None = None
     citation: str = ""
     terms: str = "The terms of the images are those of their source."
+    is_named: Callable[[str], bool] = is_never_named
 
 
 def funnel_table(steps: Sequence[FilterStep]) -> str:
     """A line for each filter, for the screen."""
     lines = [f"{'':<12}{'kept':>10}{'dropped':>10}"]
     return "\n".join(lines + [f"{step:<12}{kept:>10,}{dropped:>10,}" for step, kept, dropped in steps])
+
+
+def require_some(steps: Sequence[FilterStep], where: str, remedy: str) -> None:
+    """Raise DataError if the filters drop everything; it names the filter that drops the last records."""
+    empty = next((step for step in steps if not step.kept), None)
+    if empty is not None:
+        raise DataError(f"{where}: the criterion {empty.step!r} drops all records: {remedy}\n{funnel_table(steps)}")

@@ -173,7 +173,7 @@ def test_faults_of_the_file(tmp_path: Path, text: str | bytes, fault: str) -> No
 def test_no_file(tmp_path: Path, make: object) -> None:
     path = tmp_path / "faces.csv"
     make(path)  # type: ignore[operator]
-    with pytest.raises(DataError, match=r"faces\.csv': cannot be read"):
+    with pytest.raises(DataError, match=r"faces\.csv' cannot be read"):
         read_csv(path)
 
 

@@ -89,9 +89,9 @@ def test_near_duplicates_of_real_faces() -> None:
     records = read_csv(folder / "utkface.csv")
     names, counts = np.unique(records.identity, return_counts=True)
     twice = np.flatnonzero(np.isin(records.identity, names[counts == 2]))
-    with open_files(folder / "utkface.tar") as read, ThreadPoolExecutor(2) as pool:
+    with open_files(folder / "utkface.tar") as files, ThreadPoolExecutor(2) as pool:
         prints = np.stack(
-            list(pool.map(lambda path: fingerprint(decode_image(read(path), 64)), records.path[twice].tolist()))
+            list(pool.map(lambda path: fingerprint(decode_image(files.read(path), 64)), records.path[twice].tolist()))
         )
         pairs = near_pairs(prints, pool)
     who = records.identity[twice]

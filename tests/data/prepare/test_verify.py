@@ -51,8 +51,8 @@ def test_every_fault_has_its_step_and_reason(tmp_path: Path) -> None:
         "a\\b": "safe path: holds a backslash",
         "/etc/passwd": "safe path: is absolute",
     }
-    with open_files(tmp_path) as read, ThreadPoolExecutor(2) as pool:
-        findings = verify_images(read, list(expected), 45, pool)
+    with open_files(tmp_path) as files, ThreadPoolExecutor(2) as pool:
+        findings = verify_images(files.read, list(expected), 45, pool)
     for (path, reason), finding in zip(expected.items(), findings, strict=True):
         if isinstance(finding, InvalidImage):
             assert finding.path == path

@@ -1,0 +1,116 @@
+"""APPA-REAL: 7,591 photos with a real and an apparent age (Agustsson et al., FG 2017).
+
+`gt_avg_train.csv`, `gt_avg_valid.csv` and `gt_avg_test.csv` have the columns file_name, num_ratings, apparent_age_avg,
+apparent_age_std and real_age. The face of `train/000000.jpg`, with 40 % of it on each side, is
+`train/000000.jpg_face.jpg`.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+
+from jaxage.data.files import Files, open_files
+from jaxage.data.importers.csv_table import parse_table
+from jaxage.data.importers.importer import FilterStep, ImportedFaces, Importer, LayoutError, require_some
+from jaxage.data.importers.labels import Label, label_records
+from jaxage.data.records import DataError
+from jaxage.types import Split
+from jaxage.utils.text import quoted
+
+_SPLITS: dict[str, Split] = {"train": "train", "valid": "validation", "test": "test"}
+_COLUMNS = ("file_name", "num_ratings", "apparent_age_avg", "apparent_age_std", "real_age")
+
+
+@dataclass(frozen=True)
+class AppaRealOptions:
+    """Where APPA-REAL is, and which age is learned."""
+
+    source: Path
+    """The folder appa-real-release, the one with it in it, or the zip file, which is read in place."""
+
+    age: Literal["real", "apparent"] = "real"
+    """The person's age, or the mean of what about 38 people guessed."""
+
+
+@contextmanager
+def _open(options: AppaRealOptions, seed: int) -> Iterator[ImportedFaces]:
+    source = options.source
+    with open_files(source) as files:
+        tables = _tables(source, files)
+        labels: dict[str, Label] = {}
+        apparent: dict[str, tuple[float, float, int]] = {}
+        for name, (path, data) in tables.items():
+            for row in _rows(data, source / path):
+                face = str(PurePosixPath(path).parent / name / f"{row['file_name']}_face.jpg")
+                ratings, mean, spread, real = (float(row[column]) for column in _COLUMNS[1:])
+                labels[face] = Label(real if options.age == "real" else mean, split=_SPLITS[name])
+                apparent[face] = (mean, spread, int(ratings))
+        kept = {path: label for path, label in labels.items() if 0 <= label.age <= 100}
+        steps = [FilterStep("records", len(labels), 0), FilterStep("age", len(kept), len(labels) - len(kept))]
+        require_some(steps, quoted(source), "ages must lie in 0-100")
+        yield ImportedFaces(
+            name="appa-real",
+            folder=source.resolve().parent,
+            records=label_records(kept, source),
+            face_score=np.full(len(kept), np.nan, np.float32),
+            read=files.read,
+            steps=steps,
+            about={
+                "source": str(source),
+                "source_sha256": hashlib.sha256(b"".join(data for _, data in tables.values())).hexdigest(),
+                "age_formula": options.age,
+                "apparent_ages": {path: list(apparent[path]) for path in kept},
+            },
+            settings={"age": options.age},
+        )
+
+
+def _tables(source: Path, files: Files) -> dict[str, tuple[str, bytes]]:
+    """Path and bytes of the CSV of each split. Raises LayoutError if one is missing."""
+    paths = {PurePosixPath(path).name: path for path in files.paths()}
+    names = {name: f"gt_avg_{name}.csv" for name in _SPLITS}
+    if missing := [name for name in names.values() if name not in paths]:
+        raise LayoutError(
+            f"{quoted(source)} holds no {' and no '.join(missing)}: give the folder appa-real-release",
+            list(paths.values()),
+        )
+    return {name: (paths[table], files.read(paths[table])) for name, table in names.items()}
+
+
+def _rows(data: bytes, path: Path) -> Iterator[dict[str, str]]:
+    lines = parse_table(data, path, _COLUMNS)
+    header = next(lines, (1, []))[1]
+    if missing := sorted(set(_COLUMNS) - set(header)):
+        raise DataError(f"{quoted(path)} lacks the columns {', '.join(missing)}: download APPA-REAL again")
+    for line, cells in lines:
+        row = dict(zip(header, cells, strict=False))
+        try:
+            [float(row[column]) for column in _COLUMNS[1:]]
+        except (KeyError, ValueError) as error:
+            raise DataError(f"{quoted(path)}: line {line} is incomplete ({error}): download APPA-REAL again") from error
+        yield row
+
+
+APPA_REAL = Importer(
+    "appa-real",
+    "APPA-REAL: real and apparent ages, with its own splits.",
+    AppaRealOptions,
+    _open,
+    tfds_name="appa_real",
+    homepage="https://chalearnlap.cvc.uab.cat/dataset/26/description/",
+    citation="""\
+@inproceedings{agustsson2017appareal,
+  author = {Eirikur Agustsson and Radu Timofte and Sergio Escalera and Xavier Bar{\\'o} and Isabelle Guyon and
+            Rasmus Rothe},
+  title = {Apparent and real age estimation in still images with deep residual regressors on {APPA-REAL} database},
+  booktitle = {IEEE International Conference on Automatic Face and Gesture Recognition},
+  year = {2017},
+}""",
+    terms="For research only, as its authors ask.",
+    is_named=lambda path: PurePosixPath(path).name in {f"gt_avg_{name}.csv" for name in _SPLITS},
+)
