@@ -10,10 +10,12 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -78,6 +80,9 @@ def hub_server(patch: pytest.MonkeyPatch, cache: Any) -> Iterator[Hub]:
         "HF_TOKEN_PATH": "/nowhere",
         "HF_HUB_DISABLE_XET": True,
     }
+    http_module = pytest.importorskip("huggingface_hub.utils._http")
+    if hasattr(http_module, "time"):  # retries need not wait
+        patch.setattr(http_module, "time", SimpleNamespace(sleep=lambda seconds: None, time=time.time))
     for name, value in read_at_import.items():
         patch.setattr(constants, name, value, raising=False)
     try:

@@ -71,7 +71,7 @@ def test_importing_jaxage_loads_nothing_heavy() -> None:
     ("library", "owners"),
     [
         ("flax.linen", {"models"}),
-        ("orbax", {"training/checkpoint.py"}),
+        ("orbax", {"training/checkpoint.py", "pretrained/flax_files.py"}),
         ("tyro", {"cli.py", "commands/fields.py"}),
         ("matplotlib", {"report", "commands/study/plots.py"}),
         ("tensorflow_datasets", {"data/prepare/tfds_format.py"}),

@@ -20,7 +20,7 @@ def convert(arch: Arch, weights: str, out: Path | None = None, log: Log = print)
 
     Args:
         arch: The network.
-        weights: A tag of the manifest, or a file (see `jaxage.pretrained.load.find_weights`).
+        weights: As for `jaxage.pretrained.load.find_weights`.
         out: The folder to write to; without it, the one where weights are stored.
         log: Where the table goes.
 
@@ -34,6 +34,8 @@ def convert(arch: Arch, weights: str, out: Path | None = None, log: Log = print)
     path = (out or weights_folder()) / f"{found.tag}.safetensors"
     if path.exists() and Path(weights).exists() and path.samefile(weights):
         raise UserError(f"{path} is the file to convert: write to another folder (--out)")
+    for note in found.notes:
+        log(note)
     log(f"{found.tag}, source sha256 {found.sha256}\n{stage_check(found.variables, arch)}")
     save_weights(path, found, arch)
     log(f"written: {path}")

@@ -3,21 +3,16 @@
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Shaped
 
 from jaxage.models.registry import create_model
+from jaxage.pretrained.find_state import ConversionError
 from jaxage.pretrained.keymap import Table, tables
+from jaxage.pretrained.names import COUNTER, module_of, to_flax_layout, to_torch_layout, torch_key
 from jaxage.pretrained.safetensors_io import Tensors
-from jaxage.types import Arch, UserError, Variables
+from jaxage.types import Arch, Variables
 from jaxage.utils.trees import flatten, is_within, unflatten
-
-_TORCH_LEAF = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-_COUNTER = "num_batches_tracked"
-
-
-class ConversionError(UserError):
-    """A state dict that does not fit the network; the message lists every fault."""
 
 
 @dataclass(frozen=True)
@@ -49,28 +44,28 @@ def to_flax(state: Tensors, arch: Arch) -> Conversion:
     shapes = _leaf_shapes(arch)
     layout, table = _best_layout(state, arch, shapes)
     head = create_model(arch).spec.head
-    sources = {leaf: _torch_key(leaf, table) for leaf in shapes}
-    headless = not any(sources[leaf] in state for leaf in shapes if is_within(_module(leaf), head))
+    sources = {leaf: torch_key(leaf, table) for leaf in shapes}
+    headless = not any(sources[leaf] in state for leaf in shapes if is_within(module_of(leaf), head))
     faults, leaves = [], {}
     for leaf, key in sources.items():
-        in_head = is_within(_module(leaf), head)
+        in_head = is_within(module_of(leaf), head)
         if key not in state:
             if not (in_head and headless):
                 faults.append(f"missing: {key} (for {leaf})")
             continue
-        value = _to_flax_layout(state[key])
+        value = to_flax_layout(state[key])
         expected = shapes[leaf][:-1] if in_head else shapes[leaf]
         found = value.shape[: len(expected)] if in_head else value.shape
         if found != expected or value.ndim != len(shapes[leaf]):
             faults.append(f"shape: {key} is {state[key].shape}, converted {value.shape}, expected {shapes[leaf]}")
-        elif not np.issubdtype(value.dtype, np.floating):
+        elif not jnp.issubdtype(value.dtype, jnp.floating):
             faults.append(f"dtype: {key} is {value.dtype}, expected a floating-point type")
-        elif not np.isfinite(value).all():
+        elif not np.isfinite(numbers := np.ascontiguousarray(value, dtype=np.float32)).all():
             faults.append(f"values: {key} holds NaN or infinity")
         else:
-            leaves[leaf] = np.ascontiguousarray(value, dtype=np.float32)
+            leaves[leaf] = numbers
     rest = sorted(state.keys() - set(sources.values()))
-    dropped = tuple(key for key in rest if key.endswith("." + _COUNTER))
+    dropped = tuple(key for key in rest if key.endswith("." + COUNTER))
     faults += [f"unused: {key} {state[key].shape}" for key in rest if key not in dropped]
     if faults:
         shown = "\n  ".join(faults[:20] + [f"... and {len(faults) - 20} more"] * (len(faults) > 20))
@@ -89,10 +84,10 @@ def to_torch(variables: Variables, table: Table | None = None) -> Tensors:
     """
     state: Tensors = {}
     for leaf, value in flatten(variables).items():
-        key = _torch_key(leaf, table)
-        state[key] = np.ascontiguousarray(_to_torch_layout(np.asarray(value)))
+        key = torch_key(leaf, table)
+        state[key] = np.ascontiguousarray(to_torch_layout(np.asarray(value)))
         if leaf.endswith(".var"):
-            state[f"{key.rsplit('.', 1)[0]}.{_COUNTER}"] = np.zeros((), np.int64)
+            state[f"{key.rsplit('.', 1)[0]}.{COUNTER}"] = np.zeros((), np.int64)
     return state
 
 
@@ -103,25 +98,7 @@ def _leaf_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
 
 def _best_layout(state: Tensors, arch: Arch, leaves: dict[str, tuple[int, ...]]) -> tuple[str, Table]:
     def hits(table: Table) -> int:
-        return sum(_torch_key(leaf, table) in state for leaf in leaves)
+        return sum(torch_key(leaf, table) in state for leaf in leaves)
 
-    known = tables(arch, sorted({_module(leaf) for leaf in leaves}))
+    known = tables(arch, sorted({module_of(leaf) for leaf in leaves}))
     return max(known.items(), key=lambda item: hits(item[1]))
-
-
-def _module(leaf: str) -> str:
-    """The module of a leaf: `layer1.0.conv1` for `params.layer1.0.conv1.kernel`."""
-    return leaf.split(".", 1)[1].rsplit(".", 1)[0]
-
-
-def _torch_key(leaf: str, table: Table | None) -> str:
-    module = _module(leaf)
-    return f"{module if table is None else table[module]}.{_TORCH_LEAF[leaf.rsplit('.', 1)[1]]}"
-
-
-def _to_flax_layout(value: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-    return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T if value.ndim == 2 else value
-
-
-def _to_torch_layout(value: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-    return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T if value.ndim == 2 else value

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,6 +13,9 @@ from jaxage.utils.extras import require
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "model.json", "model.safetensors", "README.md"
 _HUB_PATH = re.compile(r"hf:/{1,2}(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>.+))?")
 Access = Literal["read", "write"]
+_NOT_OURS = (
+    f"is no model of jaxage: it does not have both {CONFIG_FILE} and {WEIGHTS_FILE}; name one that jaxage push made"
+)
 _LOGIN = "set HF_TOKEN or run `hf auth login`"
 
 
@@ -70,14 +73,32 @@ def resolve_model(run: RunPath) -> Path:
     model = parse_hub_path(run)
     if model is None:
         return Path(run)
+    return download(model, (CONFIG_FILE, WEIGHTS_FILE), (CARD_FILE,), _NOT_OURS)
+
+
+def download(model: HubModel, files: Sequence[str], optional: Sequence[str], absent: str) -> Path:
+    """Download files of one commit into the cache of huggingface_hub; the folder that they are in.
+
+    Args:
+        model: Where they are.
+        files: Their names. All of them must be there.
+        optional: Names of files that are downloaded if they are there.
+        absent: Says why the model cannot be used if a file is not there.
+
+    Raises:
+        UserError: as `resolve_model` does.
+    """
     hub = _hub(str(model))
     api = _client(hub)
-    with _explained(api, model, "read"):
-        config = Path(api.hf_hub_download(model.repo, CONFIG_FILE, revision=model.revision))
-        api.hf_hub_download(model.repo, WEIGHTS_FILE, revision=config.parent.name)  # its folder is named by the commit
-        with suppress(hub.errors.EntryNotFoundError):
-            api.hf_hub_download(model.repo, CARD_FILE, revision=config.parent.name)
-    return config.parent
+    with _explained(api, model, "read", absent):
+        first, *others = files
+        folder = Path(api.hf_hub_download(model.repo, first, revision=model.revision)).parent
+        for name in others:
+            api.hf_hub_download(model.repo, name, revision=folder.name)  # the folder is named by the commit
+        for name in optional:
+            with suppress(hub.errors.EntryNotFoundError):
+                api.hf_hub_download(model.repo, name, revision=folder.name)
+    return folder
 
 
 def upload_model(repo: str, files: Mapping[str, bytes | Path], message: str, public: bool) -> Pushed:
@@ -131,7 +152,7 @@ def _client(hub: Any) -> Any:
 
 
 @contextmanager
-def _explained(api: Any, model: HubModel, access: Access) -> Iterator[None]:
+def _explained(api: Any, model: HubModel, access: Access, absent: str = "") -> Iterator[None]:
     """What huggingface_hub raises, as a UserError of one sentence."""
     try:
         yield
@@ -139,13 +160,13 @@ def _explained(api: Any, model: HubModel, access: Access) -> Iterator[None]:
         raise
     except Exception as error:
         wraps = isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception)
-        sentence = _sentence(error.__cause__ if wraps else error, api.endpoint, model, access)
+        sentence = _sentence(error.__cause__ if wraps else error, api.endpoint, model, access, absent)
         if sentence is None:
             raise
         raise UserError(sentence) from error
 
 
-def _sentence(error: Any, endpoint: str, model: HubModel, access: Access) -> str | None:
+def _sentence(error: Any, endpoint: str, model: HubModel, access: Access, absent: str) -> str | None:
     """What an error means, and what to do; None for one that is not of the Hub, the network or the disk."""
     errors = require("huggingface_hub.errors", "hub", "the Hub")
     http_error = errors.HfHubHTTPError.__bases__[0]  # of the HTTP library that this version of huggingface_hub uses
@@ -157,10 +178,7 @@ def _sentence(error: Any, endpoint: str, model: HubModel, access: Access) -> str
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{model}: the model has no such revision: name one of its branches, tags or commits"
     if isinstance(error, errors.EntryNotFoundError):
-        return (
-            f"{model} is no model of jaxage: it does not have both {CONFIG_FILE} and {WEIGHTS_FILE}; name one that "
-            "jaxage push made"
-        )
+        return f"{model} {absent}"
     if isinstance(error, errors.HfHubHTTPError):
         return f"{model}: {_refusal(error, endpoint, model, access)}"
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):

@@ -7,6 +7,7 @@ from jaxage.types import Arch
 Table = dict[str, str]
 """From the name of each module that has parameters to its name in a state dict."""
 
+_RESNET_CHILDREN = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7", "fc": "9"}
 _BLOCKS_OF_TIMM_STAGE = (1, 2, 3, 4, 3, 3, 1)
 
 
@@ -21,10 +22,18 @@ def tables(arch: Arch, modules: list[str]) -> dict[str, Table]:
         A table for each layout, by the layout's name.
     """
     known = {"torchvision": {module: module for module in modules}}
+    if arch.startswith("resnet"):
+        known["torchvision, numbered children"] = {module: _numbered(module) for module in modules}
     if arch == "mobilenet_v2":
         known["torchvision, flat blocks"] = {module: _flat(module) for module in modules}
         known["timm"] = {module: _timm(module) for module in modules}
     return known
+
+
+def _numbered(module: str) -> str:
+    """The children in their order, as `nn.Sequential(*resnet.children())` names them; ReLU and pooling count."""
+    first, dot, rest = module.partition(".")
+    return _RESNET_CHILDREN[first] + dot + rest
 
 
 def _flat(module: str) -> str:

@@ -9,19 +9,21 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxage.models.registry import Model
-from jaxage.pretrained.convert import Conversion, to_flax
+from jaxage.pretrained.convert import to_flax
 from jaxage.pretrained.download import fetch
+from jaxage.pretrained.find_state import ConversionError, find_state
 from jaxage.pretrained.manifest import Entry, parse_input, read_manifest, weights_folder
+from jaxage.pretrained.read_file import is_safetensors, read_checkpoint
 from jaxage.pretrained.safetensors_io import (
     FORMAT,
     read_metadata,
-    read_safetensors,
     read_variables,
     sha256_of,
     write_variables,
 )
-from jaxage.pretrained.torch_file import read_torch_file
+from jaxage.pretrained.timm_hub import is_timm, read_timm
 from jaxage.types import Arch, InputContract, UserError, Variables
+from jaxage.utils.text import quoted
 from jaxage.utils.trees import flatten, is_within, unflatten
 
 RANDOM = "random"
@@ -34,14 +36,16 @@ class PretrainedWeights:
     Attributes:
         variables: float32 numpy arrays, with the head that the weights were trained with, or none.
         tag: The manifest's, or a name for a file.
-        sha256: Of the torch file that they were converted from, or of the file itself.
+        sha256: Of the file or folder that they were converted from, or of the file itself.
         input: What they expect of an image.
+        notes: What the user is to know: where in a checkpoint they were found, and what was left out.
     """
 
     variables: Variables
     tag: str
     sha256: str
     input: InputContract
+    notes: tuple[str, ...] = ()
 
 
 class WeightsError(UserError):
@@ -54,21 +58,26 @@ def find_weights(weights: str | Path, arch: Arch) -> PretrainedWeights:
     The weights of a tag are downloaded and converted once, and stored in `weights_folder()`.
 
     Args:
-        weights: A tag of the manifest ("imagenet1k_v1" or "resnet18.imagenet1k_v1"), or a .pth, .pt or .safetensors
-            file.
+        weights: A tag of the manifest ("imagenet1k_v1" or "resnet18.imagenet1k_v1"), a file or Orbax folder (see
+            `read_checkpoint`), or "timm:NAME" for a checkpoint of timm on the Hugging Face Hub.
         arch: The network.
 
     Raises:
-        WeightsError: for a name that is neither a tag nor a file, or for a file of jaxage with another network.
-        ConversionError: for a state dict of another network.
+        WeightsError: for a name that is none of these, or for weights of another network.
+        ConversionError: for a checkpoint without the network.
         WeightsUnavailableError: if the file of a tag cannot be downloaded.
+        UserError: if the Hub does not give the checkpoint, and for a file that cannot be read.
     """
     path = Path(weights)
-    return _from_file(path, arch) if path.is_file() else _from_tag(_find_entry(weights, arch), arch)
+    if path.exists():
+        return _from_file(path, arch)
+    if is_timm(weights):
+        return _from_timm(str(weights), arch)
+    return _from_tag(_find_entry(weights, arch), arch)
 
 
 def find_input(weights: str | Path, arch: Arch) -> InputContract:
-    """What weights expect of an image. Nothing is downloaded.
+    """What weights expect of an image. Nothing is downloaded but the config of a checkpoint of timm.
 
     Args:
         weights: As for `find_weights`, or "random".
@@ -76,15 +85,17 @@ def find_input(weights: str | Path, arch: Arch) -> InputContract:
 
     Returns:
         The manifest's contract for a tag or a published file; for another safetensors file the one in its metadata, as
-        JSON under "input"; the default for files without one and for random weights.
+        JSON under "input"; that of timm's config for its checkpoints; the default for the rest.
 
     Raises:
         WeightsError: for a name that is neither a tag nor a file.
         UserError: for metadata that are not an input contract.
     """
     path = Path(weights)
-    if path.is_file():
+    if path.exists():
         return _read_input(path)
+    if is_timm(weights):
+        return read_timm(str(weights), arch).input
     return InputContract() if weights == RANDOM else _find_entry(weights, arch).input
 
 
@@ -94,10 +105,16 @@ def save_weights(path: Path, weights: PretrainedWeights, arch: Arch) -> None:
     write_variables(path, weights.variables, metadata)
 
 
-def convert_file(path: Path, arch: Arch) -> Conversion:
-    """Convert a torch state dict in a .safetensors file or one of torch's own. Raises ConversionError, UserError."""
-    state = read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
-    return to_flax(state, arch)
+def convert_file(path: Path, arch: Arch) -> tuple[Variables, tuple[str, ...]]:
+    """The network in a checkpoint, and what to know of it (see `find_state`). Raises ConversionError, UserError."""
+    checkpoint = read_checkpoint(path)
+    try:
+        found = find_state(checkpoint.shapes, arch)
+        state = checkpoint.load(found.path)
+        converted = to_flax({key: state[name] for key, name in found.keys.items()}, arch)
+    except ConversionError as error:
+        raise ConversionError(f"{quoted(path)}: {error}") from error
+    return converted.variables, found.notes
 
 
 def load_pretrained(model: Model, weights: str | Path, key: Array | None = None) -> Variables:
@@ -150,23 +167,43 @@ def _find_entry(weights: str | Path, arch: Arch) -> Entry:
     if tag not in manifest:
         tags = [name for name in manifest if name.startswith(f"{arch}.")]
         choices = ", ".join([*tags, RANDOM])
-        raise WeightsError(f"{str(weights)!r} is neither a file nor weights of {arch}: choose {choices}, or a file")
+        raise WeightsError(
+            f"{quoted(weights)} is neither a file nor weights of {arch}: choose {choices}, timm:NAME, or a file"
+        )
     return manifest[tag]
 
 
 def _from_file(path: Path, arch: Arch) -> PretrainedWeights:
-    metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
+    metadata, notes = _metadata(path), tuple[str, ...]()
     if metadata.get("format") != FORMAT:
-        sha256, variables = sha256_of(path), convert_file(path, arch).variables
+        sha256 = sha256_of(path)
+        variables, notes = convert_file(path, arch)
     elif metadata.get("arch") != arch:
-        raise WeightsError(f"{path} holds a {metadata.get('arch')}, not a {arch}: choose the network that it holds")
+        raise WeightsError(
+            f"{quoted(path)} holds a {metadata.get('arch')}, not a {arch}: choose the network that it holds"
+        )
     else:
         sha256, variables = metadata.get("source_sha256") or sha256_of(path), read_variables(path)
-    return PretrainedWeights(variables, _name(path, arch, sha256), sha256, _read_input(path))
+    return PretrainedWeights(variables, _name(path, arch, sha256), sha256, _read_input(path), notes)
+
+
+def _from_timm(weights: str, arch: Arch) -> PretrainedWeights:
+    found = read_timm(weights, arch)
+    variables, notes = convert_file(found.weights, arch)
+    return PretrainedWeights(variables, weights, sha256_of(found.weights), found.input, notes)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, whatever its name; none for other files."""
+    if path.is_dir():
+        return {}
+    with path.open("rb") as file:
+        head = file.read(16)
+    return read_metadata(path) if is_safetensors(head) else {}
 
 
 def _read_input(path: Path) -> InputContract:
-    text = read_metadata(path).get("input") if path.suffix == ".safetensors" else None
+    text = _metadata(path).get("input")
     if text is None:
         published = sha256_of(path)
         entries = (entry for entry in read_manifest().values() if published in entry.hashes())
@@ -193,6 +230,6 @@ def _from_tag(entry: Entry, arch: Arch) -> PretrainedWeights:
         if published in entry.hashes():
             return PretrainedWeights(read_variables(converted), entry.tag, published, entry.input)
     path = fetch(entry, weights_folder())
-    found = PretrainedWeights(convert_file(path, arch).variables, entry.tag, sha256_of(path), entry.input)
+    found = PretrainedWeights(convert_file(path, arch)[0], entry.tag, sha256_of(path), entry.input)
     save_weights(converted, found, arch)
     return found

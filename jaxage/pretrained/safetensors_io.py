@@ -66,6 +66,10 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def sha256_of(path: Path) -> str:
-    """The file's SHA-256 in hex."""
+    """The SHA-256 of a file in hex; of a folder, that of the names and hashes of all files in it."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        lines = "".join(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n" for file in files)
+        return hashlib.sha256(lines.encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

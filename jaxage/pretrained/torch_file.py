@@ -5,8 +5,12 @@ import math
 import struct
 import warnings
 import zipfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from jaxtyping import Shaped
@@ -14,6 +18,7 @@ from jaxtyping import Shaped
 from jaxage.pretrained.safetensors_io import Tensors
 from jaxage.pretrained.torch_pickle import (
     BFLOAT16,
+    Opaque,
     Storage,
     Tensor,
     TorchFileError,
@@ -21,8 +26,9 @@ from jaxage.pretrained.torch_pickle import (
     expect,
     read_pickle,
 )
+from jaxage.utils.text import quoted
 
-_MAX_GROWTH = 8
+_MAX_GROWTH, _MAX_DEPTH = 8, 8
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _BROKEN: tuple[type[Exception], ...] = (
     *(ValueError, LookupError, TypeError, EOFError, ArithmeticError, RuntimeError, MemoryError),
@@ -30,32 +36,80 @@ _BROKEN: tuple[type[Exception], ...] = (
 )
 
 
-def read_torch_file(path: Path) -> Tensors:
-    """Read the state dict that `torch.save` wrote, in its zip format or the legacy format before torch 1.6.
+class TorchFile(NamedTuple):
+    """What `torch.save` wrote.
 
-    Args:
-        path: The file. The state dict may be under the key "state_dict" of another dict.
+    dicts: every dict with tensors under strings, by its path in the file: () or ("state_dict",), say.
+    arrays: the tensors of one of them as arrays that own their memory, with the dtype they were saved with. NumPy has
+        no bfloat16: it becomes float32, which is exact.
+    """
 
-    Returns:
-        Arrays that own their memory, with the dtype they were saved with. NumPy has no bfloat16: it becomes float32,
-        which is exact.
+    dicts: dict[tuple[str, ...], dict[str, Tensor]]
+    arrays: Callable[[dict[str, Tensor]], Tensors]
+
+
+def read_torch_file(path: Path) -> TorchFile:
+    """Read what `torch.save` wrote, in its zip format or the legacy format before torch 1.6. Nothing is executed.
+
+    Objects other than tensors, dicts and plain values are passed over.
 
     Raises:
-        UnsafeFileError: if the file names anything but tensors and dictionaries, such as a whole pickled model.
+        UnsafeFileError: if there is no dict with tensors, but other objects, such as a whole pickled model.
         TorchFileError: if the file is not one of `torch.save`, is cut short, or contradicts itself.
     """
-    try:
+    with _explained(path):
         data = path.read_bytes()
+        content, storages = (_read_zip if data.startswith(b"PK") else _read_legacy)(io.BytesIO(data))
+        dicts = _dicts(content)
+        if not dicts:
+            _refuse(content)
+    return TorchFile(dicts, partial(_arrays, path, storages, _MAX_GROWTH * len(data)))
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # pickletools warns of text that torch never writes
-            content, storages = (_read_zip if data.startswith(b"PK") else _read_legacy)(io.BytesIO(data))
-        return _arrays(content, storages, _MAX_GROWTH * len(data))
+            yield
     except TorchFileError as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise type(error)(f"{quoted(path)}: {error}") from None
     except OSError as error:
-        raise TorchFileError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise TorchFileError(f"{quoted(path)} cannot be read ({error.strerror or error})") from error
     except _BROKEN as error:
-        raise TorchFileError(f"{path}: not a file of torch.save, or a broken one ({error}); fetch it again") from error
+        raise TorchFileError(
+            f"{quoted(path)}: not a file of torch.save, or a broken one ({error}); fetch it again"
+        ) from error
+
+
+def _dicts(content: Any) -> dict[tuple[str, ...], dict[str, Tensor]]:
+    """The tensors of every dict in the content, each dict once."""
+    found: dict[tuple[str, ...], dict[str, Tensor]] = {}
+    waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), content)])
+    seen: set[int] = set()
+    while waiting:
+        path, each = waiting.popleft()
+        if type(each) is not dict or id(each) in seen or len(path) > _MAX_DEPTH:
+            continue
+        seen.add(id(each))
+        named = {key: value for key, value in each.items() if type(key) is str}
+        if tensors := {key: value for key, value in named.items() if type(value) is Tensor}:
+            found[path] = tensors
+        waiting += [((*path, key), value) for key, value in named.items()]
+    return found
+
+
+def _refuse(content: Any) -> NoReturn:
+    values = content.values() if type(content) is dict else [content]
+    names = [value.name for value in values if isinstance(value, Opaque)]
+    if names:
+        raise UnsafeFileError(
+            f"it holds no tensors but {names[0]}, a pickled object, and nothing is run to make one: save the model's "
+            "state_dict() with torch"
+        )
+    keys = ", ".join(quoted(str(key)) for key in list(content)[:3]) if type(content) is dict else ""
+    held = f"a dict of {keys or 'nothing'}" if type(content) is dict else f"a {type(content).__name__}"
+    raise TorchFileError(f"it holds {held} and no state dict: save the model's state_dict() with torch")
 
 
 def _read_zip(file: io.BytesIO) -> tuple[Any, dict[str, bytes]]:
@@ -103,19 +157,11 @@ def _item_size(dtype: str) -> int:
     return 2 if dtype == BFLOAT16 else np.dtype(dtype).itemsize
 
 
-def _arrays(content: Any, storages: dict[str, bytes], budget: int) -> Tensors:
-    if type(content) is dict and type(content.get("state_dict")) is dict:
-        content = content["state_dict"]
-    if type(content) is not dict or not content:
-        raise TorchFileError("no state dict: save the model's state_dict() with torch")
-    others = [key for key, value in content.items() if type(key) is not str or type(value) is not Tensor]
-    if others:
-        raise TorchFileError(
-            f"no state dict: {others[0]!r:.80} is not a tensor; save the model's state_dict() with torch"
-        )
-    if sum(math.prod(tensor.size) * _item_size(tensor.storage.dtype) for tensor in content.values()) > budget:
-        raise TorchFileError("its tensors are far larger than the file")
-    return {key: _array(tensor, storages[tensor.storage.key]) for key, tensor in content.items()}
+def _arrays(path: Path, storages: dict[str, bytes], budget: int, tensors: dict[str, Tensor]) -> Tensors:
+    with _explained(path):
+        if sum(math.prod(tensor.size) * _item_size(tensor.storage.dtype) for tensor in tensors.values()) > budget:
+            raise TorchFileError("its tensors are far larger than the file")
+        return {key: _array(tensor, storages[tensor.storage.key]) for key, tensor in tensors.items()}
 
 
 def _array(tensor: Tensor, data: bytes) -> Shaped[np.ndarray, "..."]:

@@ -1,7 +1,7 @@
 """Read the pickles in torch's files with a machine that calls nothing.
 
-A pickle is a program for a stack machine. This machine knows only the instructions and names that a state dict needs,
-and it never imports or calls what a pickle names.
+A pickle is a program for a stack machine. This machine knows only the instructions that data need, and the names that a
+state dict needs. It never imports or calls what a pickle names: anything else becomes an `Opaque`, which does nothing.
 """
 
 import io
@@ -29,8 +29,8 @@ _TENSOR = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
 _PARAMETER = "torch._utils._rebuild_parameter"
 _NAMES = {*_DTYPES, *_TENSOR, _ORDERED_DICT, _PARAMETER}
 
-_VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING"}
-_VALUES |= {"SHORT_BINSTRING"}
+_VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING"}
+_VALUES |= {"SHORT_BINSTRING", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MAX_INSTRUCTIONS = 2_000_000
@@ -42,7 +42,14 @@ class TorchFileError(UserError):
 
 
 class UnsafeFileError(TorchFileError):
-    """A file that asks for more than tensors and dictionaries; the message names the first such request."""
+    """A file that has no state dict but asks for more than tensors and dictionaries; the message names it."""
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """An object that the file would have Python make: it is not made, and only its name is known."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -79,10 +86,10 @@ def read_pickle(file: io.BytesIO, storages: dict[str, Storage] | None = None) ->
         storages: Gets the storages that the pickle mentions, by key.
 
     Returns:
-        Dicts, lists, tuples, strings, numbers, and `Tensor` for each tensor.
+        Dicts, lists, tuples, strings, numbers, `Tensor` for each tensor, and `Opaque` for everything else.
 
     Raises:
-        UnsafeFileError: for an instruction or a name that no state dict needs.
+        UnsafeFileError: for an instruction that no data need.
         TorchFileError, TypeError, ValueError, LookupError, EOFError: for a pickle that contradicts itself.
     """
     stack: list[Any] = []
@@ -105,8 +112,17 @@ def read_pickle(file: io.BytesIO, storages: dict[str, Storage] | None = None) ->
             stack.append({})
         elif name == "EMPTY_LIST":
             stack.append([])
+        elif name == "EMPTY_SET":
+            stack.append(Opaque("set"))
+        elif name == "FROZENSET":
+            _pop_to_mark(stack)
+            stack.append(Opaque("frozenset"))
         elif name == "MARK":
             stack.append(_MARK)
+        elif name == "POP":
+            _take(stack, 1)
+        elif name == "POP_MARK":
+            _pop_to_mark(stack)
         elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
             memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
@@ -116,25 +132,33 @@ def read_pickle(file: io.BytesIO, storages: dict[str, Storage] | None = None) ->
             stack.append(_known(f"{expect(module, str)}.{expect(attribute, str)}"))
         elif name == "BINPERSID":
             storage = _storage(stack.pop())
-            if storages.setdefault(storage.key, storage) != storage:
+            if isinstance(storage, Storage) and storages.setdefault(storage.key, storage) != storage:
                 raise TypeError(f"the pickle describes storage {storage.key} in two ways")
             stack.append(storage)
         elif name == "REDUCE":
             function, arguments = _take(stack, 2)
             stack.append(_rebuild(function, arguments))
+        elif name in ("NEWOBJ", "NEWOBJ_EX"):
+            kind = _take(stack, 2 if name == "NEWOBJ" else 3)[0]
+            stack.append(Opaque(kind.name if isinstance(kind, _Name | Opaque) else "an object"))
+        elif name == "ADDITEMS":
+            _pop_to_mark(stack)
+            expect(stack[-1], Opaque)
         elif name in ("SETITEM", "SETITEMS"):
             items = _take(stack, 2) if name == "SETITEM" else _pop_to_mark(stack)
             _set(stack[-1], items)
         elif name in ("APPEND", "APPENDS"):
             values = _take(stack, 1) if name == "APPEND" else _pop_to_mark(stack)
-            expect(stack[-1], list).extend(values)
+            if not isinstance(stack[-1], Opaque):
+                expect(stack[-1], list).extend(values)
         elif name == "BUILD":
-            stack.pop()  # attributes: only state_dict()'s _metadata
-            expect(stack[-1], dict)
+            stack.pop()  # attributes, such as state_dict()'s _metadata
+            if not isinstance(stack[-1], Opaque):
+                expect(stack[-1], dict)
         elif name == "STOP":
             return stack.pop()
         elif name not in ("PROTO", "FRAME"):
-            raise UnsafeFileError(f"the pickle instruction {name}, which no state dict needs; save state_dict()")
+            raise UnsafeFileError(f"the pickle instruction {name}, which no data need; save state_dict()")
     raise EOFError("the pickle has no end")
 
 
@@ -166,35 +190,41 @@ def expect(value: Any, kind: type) -> Any:
     return value
 
 
-def _known(name: str) -> _Name:
-    if name not in _NAMES:
-        raise UnsafeFileError(
-            f"it names {name}, and only tensors and dictionaries are read: save the model's state_dict() with torch"
-        )
-    return _Name(name)
+def _known(name: str) -> _Name | Opaque:
+    return _Name(name) if name in _NAMES else Opaque(name)
 
 
 def _set(target: Any, items: list[Any]) -> None:
-    keys = items[::2]
-    if len(items) % 2 or any(type(key) not in (str, int) for key in keys):
-        raise TypeError("the pickle has a dictionary whose keys are not strings")
-    expect(target, dict).update(zip(keys, items[1::2], strict=True))
+    """Set the items whose keys are strings or numbers; others, say of an optimizer, are left out."""
+    if len(items) % 2:
+        raise TypeError("the pickle has a key without a value")
+    if not isinstance(target, Opaque):
+        pairs = zip(items[::2], items[1::2], strict=True)
+        expect(target, dict).update((key, value) for key, value in pairs if type(key) in (str, int))
 
 
-def _storage(identity: Any) -> Storage:
+def _storage(identity: Any) -> Storage | Opaque:
     """A storage from its id ("storage", type, key, device, number of elements); legacy files add None for no view."""
-    kind, name, key, _, numel, *view = expect(identity, tuple)
+    if expect(identity, tuple)[:1] == ("module",):  # a class of a whole model, with its source
+        return identity[1] if isinstance(identity[1], Opaque) else Opaque("a module")
+    kind, name, key, _, numel, *view = identity
     if kind != "storage" or view not in ([], [None]):
         raise TypeError("the pickle refers to something that is not a storage")
+    if isinstance(name, Opaque):
+        return name
     dtype = _DTYPES[expect(name, _Name).name]
     return Storage(expect(key, str), dtype, _natural(numel))
 
 
 def _rebuild(function: Any, arguments: Any) -> Any:
+    if isinstance(function, Opaque):
+        return function
     name = expect(function, _Name).name
     expect(arguments, tuple)
     if name == _ORDERED_DICT and not arguments:
         return {}
+    if name in (_PARAMETER, *_TENSOR) and isinstance(arguments[0], Opaque):
+        return arguments[0]
     if name == _PARAMETER:
         return expect(arguments[0], Tensor)
     if name in _TENSOR:

@@ -244,7 +244,7 @@ def _normalized(config: TrainConfig) -> TrainConfig:
     config = dataclasses.replace(config, trainable=trainable, unfreeze=unfreeze)
     if config.data is not None:
         config = dataclasses.replace(config, data=config.data.resolve())
-    if Path(config.weights).is_file():
+    if Path(config.weights).exists():
         config = dataclasses.replace(config, weights=str(Path(config.weights).resolve()))
     return config
 

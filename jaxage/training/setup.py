@@ -99,6 +99,8 @@ def initialize(config: TrainConfig, setup: Setup, dataset: Dataset, log: Log) ->
     if config.weights != RANDOM:
         try:
             found = find_weights(config.weights, config.arch)
+            for note in found.notes:
+                log(f"weights: {note}")
             variables = merge(fresh, found.variables, model.spec.head)
             weights = {"tag": found.tag, "sha256": found.sha256}
         except WeightsUnavailableError as error:

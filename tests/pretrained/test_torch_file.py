@@ -108,7 +108,14 @@ def write(request: pytest.FixtureRequest) -> Writer:
 def read(data: bytes, folder: Path) -> dict[str, np.ndarray]:
     path = folder / "weights.pth"
     path.write_bytes(data)
-    return read_torch_file(path)
+    return only(path)
+
+
+def only(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of the only dict that has some."""
+    file = read_torch_file(path)
+    (tensors,) = file.dicts.values()
+    return file.arrays(tensors)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,6 +166,24 @@ def test_ordered_dicts_nesting_and_protocols(protocol: int, tmp_path: Path) -> N
     array = np.float32([1, 2])
     state = dumps({"epoch": 3, "state_dict": {"w": tensor(array)}, "name": "x", "scores": [0.5, None]}, protocol)
     np.testing.assert_array_equal(read(zipped(state, {"0": array}), tmp_path)["w"], array)
+
+
+def test_objects_beside_the_tensors_are_passed_over(write: Writer, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    content = {
+        "args": Forbidden(os.system, f"touch {trap}"),
+        "optimizer": {"state": {0: {"step": 3}}, ("a", "b"): {1, 2}, "groups": frozenset([0.5])},
+        "epoch": 3,
+        "net": {"w": tensor(ARRAY), "n": 4, "extra": Forbidden(eval, "1")},
+        "ema": {"deeper": {"w": tensor(ARRAY)}},
+    }
+    path = tmp_path / "weights.pth"
+    path.write_bytes(write(content, {"0": ARRAY}))
+    file = read_torch_file(path)
+    assert list(file.dicts) == [("net",), ("ema", "deeper")]
+    assert list(file.dicts["net",]) == ["w"]
+    np.testing.assert_array_equal(file.arrays(file.dicts["ema", "deeper"])["w"], ARRAY)
+    assert not trap.exists()
 
 
 class Forbidden:
@@ -230,7 +255,6 @@ ARRAY = np.arange(6, dtype=np.float32)
         {"w": _Call("torch._utils._rebuild_tensor_v2", storage(ARRAY, "0", None, ("1", 0, 2)), 0, (2,), (1,))},
         {"w": _Call("torch._utils._rebuild_tensor_v2", "no storage", 0, (2,), (1,))},
         {"w": storage(ARRAY)},
-        {"w": tensor(ARRAY), "epoch": 3},
         {3: tensor(ARRAY)},
         {("a", "b"): tensor(ARRAY)},
         {},
@@ -341,7 +365,7 @@ def test_what_torch_saves(torch: Any, new: bool, protocol: int, tmp_path: Path) 
         state |= {f"{kind}.t": values.permute(2, 0, 1), f"{kind}.v": values[1:, ::2], f"{kind}.s": values[0, 0, 0]}
     state["parameter"] = torch.nn.Parameter(base)
     torch.save(state, tmp_path / "s.pt", _use_new_zipfile_serialization=new, pickle_protocol=protocol)
-    found = read_torch_file(tmp_path / "s.pt")
+    found = only(tmp_path / "s.pt")
     assert list(found) == list(state)
     for name, value in state.items():
         wanted = value.detach().float() if value.dtype == torch.bfloat16 else value.detach()
