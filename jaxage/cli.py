@@ -185,7 +185,7 @@ def convert(arch: Arch, weights: str, out: Path | None = None) -> None:
 
     Args:
         arch: The network.
-        weights: A tag of weights/manifest.json, or a .pth or .safetensors file.
+        weights: A tag of weights/manifest.json, a file of torch, safetensors or Flax, an Orbax folder, or timm:NAME.
         out: The folder to write into; without it, weights/.
     """
     prepare_jax()

@@ -25,7 +25,8 @@ class TrainConfig:
     fc,layer4,layer3:0.1 or classifier,features.18; or "all". The rest is frozen."""
 
     weights: str = "imagenet1k_v1"
-    """Initial weights: a tag of weights/manifest.json, a .pth or .safetensors file, or "random"."""
+    """Initial weights: a tag of weights/manifest.json, a file of torch, safetensors or Flax, an Orbax folder, timm:NAME
+    for a checkpoint of timm on the Hugging Face Hub, or "random"."""
 
     frozen_bn: FrozenBatchNorm = "eval"
     """Frozen BatchNorm: "eval" normalizes by its running statistics, which stay as they are; "train" does as plain
@@ -38,7 +39,7 @@ class TrainConfig:
     # Data
     data: Path | None = None
     """A folder made by jaxage prepare, or a CSV with the columns path, age and, if known, identity and split. Paths are
-    relative to the CSV's folder, or to a .tar of the same name beside it. Without it, jaxage draws its own faces."""
+    relative to the CSV's folder, or to a .tar, .tar.gz or .zip of the same name beside it. Without it, jaxage draws its own faces."""
 
     split: SplitChoice = "given"
     """How to divide the data: "given" uses the split column or the prepared folder's splits, and divides at random

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jaxage.config import TrainConfig, from_json, to_json
+from jaxage.config import TrainConfig, cache_folder, from_json, to_json
 from jaxage.types import UserError
 
 
@@ -33,3 +33,15 @@ def test_json_round_trip() -> None:
 def test_settings_that_cannot_be_used_are_refused_by_name(fields: dict[str, Any], option: str) -> None:
     with pytest.raises(UserError, match=option):
         TrainConfig(**fields)
+
+
+def test_a_user_without_a_home_is_told_of_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(name: str) -> Path:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr("jaxage.config.user_cache_path", homeless)
+    monkeypatch.delenv("JAXAGE_CACHE", raising=False)
+    with pytest.raises(UserError, match="this user has no home folder .*: set JAXAGE_CACHE to a folder"):
+        cache_folder()
+    monkeypatch.setenv("JAXAGE_CACHE", "/somewhere")
+    assert cache_folder() == Path("/somewhere")

@@ -87,12 +87,12 @@ def photo_writer(out: Path | None) -> Iterator[WritePhoto]:
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
     unfinished = out.with_name(f"{out.stem}.unfinished{out.suffix}")
-    try:
-        with atomic_write(out, unfinished) as file:
+    with atomic_write(out, unfinished) as file:
+        try:
             yield _csv_writer(file) if out.suffix == ".csv" else _json_writer(file)
-    except BaseException:
-        print(f"the rows so far are in {quoted(unfinished)}", file=sys.stderr)
-        raise
+        except BaseException:
+            print(f"the rows so far are in {quoted(unfinished)}", file=sys.stderr)
+            raise
 
 
 def _json_writer(file: IO[bytes]) -> WritePhoto:

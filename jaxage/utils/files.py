@@ -39,7 +39,7 @@ def atomic_write(path: Path, unfinished_path: Path | None = None) -> Iterator[IO
     """
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        with name_errors(path), unfinished.open("xb") as file:
+        with name_errors(path, unfinished), unfinished.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -51,12 +51,12 @@ def atomic_write(path: Path, unfinished_path: Path | None = None) -> Iterator[IO
 
 
 @contextmanager
-def name_errors(path: Path) -> Iterator[None]:
-    """An OSError that names no file, as on a full disk, names this file or folder."""
+def name_errors(path: Path, hidden: Path | None = None) -> Iterator[None]:
+    """An OSError that names no file, as on a full disk, or a hidden one, names this file or folder."""
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:
+        if error.errno is not None and error.filename in (None, str(hidden)):
             error.filename = str(path)
         raise
 

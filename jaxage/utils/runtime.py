@@ -57,4 +57,5 @@ def restart_with_huge_pages() -> None:
         return
     if pages.exists() and "[never]" not in pages.read_text(encoding="ascii"):
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        with suppress(OSError):  # it is slower without, no more
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

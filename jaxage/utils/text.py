@@ -1,8 +1,23 @@
 """Names from files and from the command line, as messages show them."""
 
+import re
 from pathlib import Path
 
 _LONGEST = 120
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_COMMA = re.compile(r"\d+,\d+", re.ASCII)
+
+
+def parse_number(text: str) -> float:
+    """A number of the digits 0-9 with a point and an exponent, and of nothing else that Python would read as one.
+
+    Raises ValueError: `5_1`, nan and digits of other scripts are no numbers.
+    """
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(
+            "is not a number" + (": write a point for the decimal comma" if _COMMA.fullmatch(text) else "")
+        )
+    return float(text)
 
 
 def visible(text: str) -> str:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxage.utils.text import quoted, visible
+from jaxage.utils.text import parse_number, quoted, visible
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,14 @@ def test_a_name_is_one_short_line(name: str | Path, shown: str) -> None:
 
 def test_what_cannot_be_seen_is_escaped() -> None:
     assert visible("it's 顔\\ \n\u200b\udce9.jpg") == "it's 顔\\ \\n\\u200b\\udce9.jpg"
+
+
+@pytest.mark.parametrize("text", ["51", "51.", ".5", "5.1e1", "+5", "-5E-1"])
+def test_numbers(text: str) -> None:
+    assert parse_number(text) == float(text)
+
+
+@pytest.mark.parametrize("text", ["5_1", "nan", "inf", "\u0665", "1 2", "", "0x1F", "1e", "e5", "."])
+def test_what_python_reads_and_nobody_means_is_no_number(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a number$"):
+        parse_number(text)

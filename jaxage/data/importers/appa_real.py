@@ -20,7 +20,7 @@ from jaxage.data.importers.importer import FilterStep, ImportedFaces, Importer, 
 from jaxage.data.importers.labels import Label, label_records
 from jaxage.data.records import DataError
 from jaxage.types import Split
-from jaxage.utils.text import quoted
+from jaxage.utils.text import parse_number, quoted
 
 _SPLITS: dict[str, Split] = {"train": "train", "valid": "validation", "test": "test"}
 _COLUMNS = ("file_name", "num_ratings", "apparent_age_avg", "apparent_age_std", "real_age")
@@ -47,7 +47,7 @@ def _open(options: AppaRealOptions, seed: int) -> Iterator[ImportedFaces]:
         for name, (path, data) in tables.items():
             for row in _rows(data, source / path):
                 face = str(PurePosixPath(path).parent / name / f"{row['file_name']}_face.jpg")
-                ratings, mean, spread, real = (float(row[column]) for column in _COLUMNS[1:])
+                ratings, mean, spread, real = (parse_number(row[column]) for column in _COLUMNS[1:])
                 labels[face] = Label(real if options.age == "real" else mean, split=_SPLITS[name])
                 apparent[face] = (mean, spread, int(ratings))
         kept = {path: label for path, label in labels.items() if 0 <= label.age <= 100}
@@ -90,7 +90,7 @@ def _rows(data: bytes, path: Path) -> Iterator[dict[str, str]]:
     for line, cells in lines:
         row = dict(zip(header, cells, strict=False))
         try:
-            [float(row[column]) for column in _COLUMNS[1:]]
+            [parse_number(row[column]) for column in _COLUMNS[1:]]
         except (KeyError, ValueError) as error:
             raise DataError(f"{quoted(path)}: line {line} is incomplete ({error}): download APPA-REAL again") from error
         yield row

@@ -1,7 +1,6 @@
 """Faces listed in a CSV file: every line is checked before anything else is done."""
 
 import hashlib
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,10 +14,8 @@ from jaxage.data.files import image_root, open_files, path_fault
 from jaxage.data.importers.csv_table import read_table
 from jaxage.data.importers.importer import FilterStep, ImportedFaces, Importer
 from jaxage.data.records import DataError, Records, listed, make_records
-from jaxage.utils.text import quoted
+from jaxage.utils.text import parse_number, quoted
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-_COMMA = re.compile(r"\d+,\d+", re.ASCII)
 _COLUMNS = "path,age[,identity][,split][,gender]"
 _GENDERS = {"female": "female", "f": "female", "male": "male", "m": "male"}
 SPLIT_NAMES = {
@@ -105,11 +102,7 @@ def _path(text: str) -> str:
 def _age(text: str) -> float:
     if not text:
         raise ValueError("is empty: remove the line, or fill it in")
-    if not _NUMBER.fullmatch(text):
-        raise ValueError(
-            "is not a number" + (": write a point for the decimal comma" if _COMMA.fullmatch(text) else "")
-        )
-    age = float(text)
+    age = parse_number(text)
     if not 0 <= age <= 100:
         raise ValueError("lies outside 0-100")
     return age
@@ -153,8 +146,8 @@ class CsvOptions:
     """Faces of your own, listed in a CSV file."""
 
     file: Path
-    """Columns path, age and, if you have them, identity, split and gender; images in its folder, or in a .tar of the
-    same name beside it."""
+    """Columns path, age and, if you have them, identity, split and gender; images in its folder, or in a .tar,
+    .tar.gz or .zip of the same name beside it."""
 
 
 @contextmanager

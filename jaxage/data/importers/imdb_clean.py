@@ -19,7 +19,7 @@ from jaxage.data.importers.importer import FilterStep, ImportedFaces, Importer, 
 from jaxage.data.importers.labels import Label, label_records
 from jaxage.data.records import DataError
 from jaxage.types import Split
-from jaxage.utils.text import quoted
+from jaxage.utils.text import parse_number, quoted
 
 _TABLES: dict[str, Split] = {
     "imdb_train_new.csv": "train",
@@ -91,7 +91,7 @@ def _labels(path: Path, split: Split) -> Iterator[tuple[str, Label]]:
     for line, cells in lines:
         row = dict(zip(header, cells, strict=False))
         try:
-            age = float(row["age"])
+            age = parse_number(row["age"])
         except (KeyError, ValueError) as error:
             raise DataError(f"{quoted(path)}: line {line} has no age: download it again") from error
         person = _PERSON.fullmatch(row["filename"])
