@@ -47,6 +47,7 @@ from jaxage.types import Arch, FacesIn, UserError
 from jaxage.utils.files import explain_os_error, write_json
 from jaxage.utils.runtime import prepare_jax, restart_with_huge_pages
 
+_ABOUT = "Fine-tune ImageNet networks to predict age from a face."
 _Run = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
 _Repo = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OWNER/NAME")]]
 _Images = tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="IMAGE...")]]
@@ -266,16 +267,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         with field_rules(arguments):
-            tyro.extras.subcommand_cli_from_dict(
-                _COMMANDS,
-                prog="jaxage",
-                description="Fine-tune ImageNet networks to predict age from a face.",
-                args=arguments,
-            )
+            tyro.extras.subcommand_cli_from_dict(_COMMANDS, prog="jaxage", description=_ABOUT, args=arguments)
     except (UserError, WeightsUnavailableError, Diverged) as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         sys.exit(1)
     except OSError as error:
         sys.exit(f"error: {explain_os_error(error)}")

@@ -39,7 +39,8 @@ class TrainConfig:
     # Data
     data: Path | None = None
     """A folder made by jaxage prepare, or a CSV with the columns path, age and, if known, identity and split. Paths are
-    relative to the CSV's folder, or to a .tar, .tar.gz or .zip of the same name beside it. Without it, jaxage draws its own faces."""
+    relative to the CSV's folder, or to a .tar, .tar.gz or .zip of the same name beside it. Without it, jaxage draws its
+    own faces."""
 
     split: SplitChoice = "given"
     """How to divide the data: "given" uses the split column or the prepared folder's splits, and divides at random

@@ -41,7 +41,7 @@ def test_a_user_without_a_home_is_told_of_the_variable(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("jaxage.config.user_cache_path", homeless)
     monkeypatch.delenv("JAXAGE_CACHE", raising=False)
-    with pytest.raises(UserError, match="this user has no home folder .*: set JAXAGE_CACHE to a folder"):
+    with pytest.raises(UserError, match=r"this user has no home folder .*: set JAXAGE_CACHE to a folder"):
         cache_folder()
     monkeypatch.setenv("JAXAGE_CACHE", "/somewhere")
     assert cache_folder() == Path("/somewhere")

@@ -183,7 +183,12 @@ def _acquire(folder: Path, busy: UserError, made: list[Path]) -> FileLock:
         if (folder / LOCK).exists() and folder not in made:
             made.insert(0, folder)
         with suppress(FileNotFoundError):  # a holder is removing the folder
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except FileExistsError:
+                if folder.exists():  # a file; else a holder has removed the folder meanwhile
+                    raise
+                continue
             try:
                 with _explained(folder):
                     lock.acquire(timeout=0)

@@ -14,9 +14,8 @@ def parse_number(text: str) -> float:
     Raises ValueError: `5_1`, nan and digits of other scripts are no numbers.
     """
     if not _NUMBER.fullmatch(text):
-        raise ValueError(
-            "is not a number" + (": write a point for the decimal comma" if _COMMA.fullmatch(text) else "")
-        )
+        hint = ": write a point for the decimal comma" if _COMMA.fullmatch(text) else ""
+        raise ValueError(f"is not a number{hint}")
     return float(text)
 
 

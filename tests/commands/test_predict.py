@@ -65,8 +65,8 @@ def test_rows_say_all_of_a_photo(tmp_path: Path) -> None:
         with photo_writer(tmp_path / name) as write:
             write(photo)
             write(none)
-    with pytest.raises(AttributeError), photo_writer(tmp_path / "late.jsonl") as write:
-        [write(each) for each in (photo, None)]  # type: ignore[func-returns-value,arg-type]
+    with pytest.raises(KeyError, match="c"), photo_writer(tmp_path / "late.jsonl") as write:
+        list(map(write, map({"a": photo}.__getitem__, ("a", "c"))))
     assert not (tmp_path / "late.jsonl").exists()
     assert len((tmp_path / "late.unfinished.jsonl").read_text().splitlines()) == 2
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]

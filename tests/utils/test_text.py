@@ -31,5 +31,5 @@ def test_numbers(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["5_1", "nan", "inf", "\u0665", "1 2", "", "0x1F", "1e", "e5", "."])
 def test_what_python_reads_and_nobody_means_is_no_number(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a number$"):
+    with pytest.raises(ValueError, match=r"is not a number$"):
         parse_number(text)
