@@ -153,7 +153,8 @@ def _read_tar(file: int, members: Mapping[str, tuple[int, int] | None], name: st
 
 
 def _index_zip(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    members = {_normalized(info.filename): info for info in archive.infolist() if not info.is_dir()}
+    slashed = ((info.filename.replace("\\", "/"), info) for info in archive.infolist())  # some of Windows have none
+    members = {_normalized(name): info for name, info in slashed if not name.endswith("/")}
     if any(info.flag_bits & _ENCRYPTED for info in members.values()):
         raise DataError(f"{quoted(path)} is encrypted: unpack it with its password, and use the unpacked folder")
     return members

@@ -16,6 +16,7 @@ from jaxage.types import InputContract, Interpolation
 MIN_SIDE = 32
 MAX_ASPECT = 4
 MIN_SPREAD = 2.0
+MIN_WHITE = 32
 _GRAY_BITS = (8, 10, 12, 16)
 
 FILTERS: dict[Interpolation, Image.Resampling] = {
@@ -72,8 +73,9 @@ def decode_image(
 
     Raises:
         ImageError: if this is no image in a known format; is truncated or corrupt; has more pixels than Pillow's
-            `MAX_IMAGE_PIXELS`; has a side below `min_side`, or one more than `MAX_ASPECT` times the other; or is blank:
-            every channel of the result has a standard deviation below `MIN_SPREAD` of 255 levels.
+            `MAX_IMAGE_PIXELS`; has a side below `min_side`, or one more than `MAX_ASPECT` times the other; is blank:
+            every channel of the result has a standard deviation below `MIN_SPREAD` of 255 levels; or is almost black:
+            no level is `MIN_WHITE` or more.
         ValueError: if `crop` lies outside (0, 1].
     """
     if not 0 < crop <= 1:
@@ -117,10 +119,13 @@ def open_image(data: bytes, check: SizeCheck | None = None) -> Image.Image:
 
 
 def square_pixels(image: Image.Image, size: int, contract: InputContract) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """The central square of an RGB image as a network takes it. Raises ImageError if it is blank."""
+    """The central square of an RGB image as a network takes it. Raises ImageError if it is blank or almost black."""
     square = _square(image, size, contract.interpolation, contract.crop)
-    if max(ImageStat.Stat(square).stddev) < MIN_SPREAD:
+    statistics = ImageStat.Stat(square)
+    if max(statistics.stddev) < MIN_SPREAD:
         raise ImageError("blank")
+    if max(high for _, high in statistics.extrema) < MIN_WHITE:
+        raise ImageError("almost black: are its values of 12 bits stored in 16? save it with 8 bits")
     return np.array(square)
 
 

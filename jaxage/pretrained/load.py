@@ -68,8 +68,7 @@ def find_weights(weights: str | Path, arch: Arch) -> PretrainedWeights:
         WeightsUnavailableError: if the file of a tag cannot be downloaded.
         UserError: if the Hub does not give the checkpoint, and for a file that cannot be read.
     """
-    path = Path(weights)
-    if path.exists():
+    if path := weights_path(weights, arch):
         return _from_file(path, arch)
     if is_timm(weights):
         return _from_timm(str(weights), arch)
@@ -91,12 +90,18 @@ def find_input(weights: str | Path, arch: Arch) -> InputContract:
         WeightsError: for a name that is neither a tag nor a file.
         UserError: for metadata that are not an input contract.
     """
-    path = Path(weights)
-    if path.exists():
+    if path := weights_path(weights, arch):
         return _read_input(path)
     if is_timm(weights):
         return read_timm(str(weights), arch).input
     return InputContract() if weights == RANDOM else _find_entry(weights, arch).input
+
+
+def weights_path(weights: str | Path, arch: Arch) -> Path | None:
+    """The file or folder that the weights are, or None. A folder named like a tag, or "random", is not meant."""
+    path = Path(weights)
+    is_tag = weights == RANDOM or _tag_of(weights, arch) in read_manifest()
+    return path if path.is_file() or (path.is_dir() and not is_tag) else None
 
 
 def save_weights(path: Path, weights: PretrainedWeights, arch: Arch) -> None:
@@ -161,9 +166,12 @@ def merge(fresh: Variables, pretrained: Variables, head: str) -> Variables:
     return unflatten({name: jnp.asarray(old[name]) if name in trunk else leaf for name, leaf in new.items()})
 
 
+def _tag_of(weights: str | Path, arch: Arch) -> str:
+    return str(weights) if str(weights).startswith(f"{arch}.") else f"{arch}.{weights}"
+
+
 def _find_entry(weights: str | Path, arch: Arch) -> Entry:
-    manifest = read_manifest()
-    tag = str(weights) if str(weights).startswith(f"{arch}.") else f"{arch}.{weights}"
+    manifest, tag = read_manifest(), _tag_of(weights, arch)
     if tag not in manifest:
         tags = [name for name in manifest if name.startswith(f"{arch}.")]
         choices = ", ".join([*tags, RANDOM])

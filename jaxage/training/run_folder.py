@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from jaxage.config import TrainConfig, from_json, to_json
+from jaxage.pretrained.load import weights_path
 from jaxage.types import Json, Log, RunPath, UserError
 from jaxage.utils.files import lock_folder, name_errors, write_json
 
@@ -244,8 +245,8 @@ def _normalized(config: TrainConfig) -> TrainConfig:
     config = dataclasses.replace(config, trainable=trainable, unfreeze=unfreeze)
     if config.data is not None:
         config = dataclasses.replace(config, data=config.data.resolve())
-    if Path(config.weights).exists():
-        config = dataclasses.replace(config, weights=str(Path(config.weights).resolve()))
+    if path := weights_path(config.weights, config.arch):
+        config = dataclasses.replace(config, weights=str(path.resolve()))
     return config
 
 

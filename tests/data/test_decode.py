@@ -165,11 +165,11 @@ def test_palette_with_partial_transparency() -> None:
     assert pixels[0, 1].tolist() == [255, 0, 0]
 
 
-def png(width: int, height: int, body: bytes) -> bytes:
+def png(width: int, height: int, body: bytes, bits: int = 8) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
 
 
@@ -180,6 +180,13 @@ def test_a_bomb_is_not_unpacked(side: int, action: Any) -> None:
         warnings.simplefilter(action)
         with pytest.raises(ImageError, match="decompression bomb"):
             decode_image(png(side, side, b""), 64)
+
+
+def rgb_of_12_bits() -> bytes:
+    """A PNG of 16 bits with values up to 4095, of which Pillow keeps the upper 8 bits."""
+    values = (np.asarray(scene(), np.uint16) * 16).astype(">u2")
+    body = b"".join(b"\0" + row.tobytes() for row in values)
+    return png(64, 64, body, bits=16)
 
 
 BROKEN = {
@@ -199,6 +206,7 @@ BROKEN = {
     "black": (encode(Image.new("RGB", (64, 64)), "JPEG"), "^blank$"),
     "one colour": (encode(Image.new("RGB", (64, 64), (255, 0, 40)), "PNG"), "^blank$"),
     "transparent": (encode(Image.new("RGBA", (64, 64), (9, 9, 9, 0)), "PNG"), "^fully transparent$"),
+    "12 bits in 16": (rgb_of_12_bits(), "almost black: are its values of 12 bits stored in 16"),
     "small": (encode(scene(31, 64), "PNG"), "too small .31x64"),
     "dot": (encode(scene(1, 1), "PNG"), "too small"),
     "strip": (encode(scene(161, 40), "PNG"), "too long .161x40"),

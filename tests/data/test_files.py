@@ -66,6 +66,7 @@ ROOTS: dict[str, Callable[[Path], Path]] = {
     "bzip2": lambda tmp: packed(tar_of(tmp / "x.tar", FILES), bz2.compress),
     "xz, named otherwise": lambda tmp: packed(tar_of(tmp / "x.zip", FILES), lzma.compress),
     "zip": lambda tmp: zip_of(tmp / "x.zip", FILES),
+    "zip of Windows": lambda tmp: zip_of(tmp / "x.zip", {n.replace("/", "\\"): data for n, data in FILES.items()}),
     "zip, named otherwise": lambda tmp: zip_of(tmp / "x.tar", FILES),
     "joined": lambda tmp: joined(tmp / "x.tar"),
 }

@@ -12,7 +12,7 @@ from jaxage.models.registry import create_model
 from jaxage.pretrained import load, manifest
 from jaxage.pretrained.convert import ConversionError, to_flax
 from jaxage.pretrained.download import WeightsUnavailableError
-from jaxage.pretrained.load import WeightsError, find_input, find_weights, load_pretrained, merge
+from jaxage.pretrained.load import WeightsError, find_input, find_weights, load_pretrained, merge, weights_path
 from jaxage.types import InputContract, UserError
 from jaxage.utils.trees import flatten
 from tests.pretrained.state import torch_state
@@ -74,6 +74,16 @@ def test_a_name_that_is_neither_tag_nor_file() -> None:
     for find in (find_weights, find_input):
         with pytest.raises(WeightsError, match=r"'imagnet' is neither a file.*resnet18\.imagenet1k_v1.*random"):
             find("imagnet", "resnet18")
+
+
+def test_a_folder_of_the_same_name_is_not_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("random", "imagenet1k_v1", "resnet18.imagenet1k_v1", "mine"):
+        (tmp_path / name).mkdir()
+        assert (weights_path(name, "resnet18") is None) == (name != "mine")
+        (tmp_path / f"{name}.pth").touch()
+        assert weights_path(f"{name}.pth", "resnet18") == Path(f"{name}.pth")
+    assert weights_path("none", "resnet18") is None
 
 
 def test_what_does_not_fit_is_listed_whole() -> None:
