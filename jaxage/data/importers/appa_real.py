@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-import numpy as np
-
 from jaxage.data.files import Files, open_files
 from jaxage.data.importers.csv_table import parse_table
-from jaxage.data.importers.importer import FilterStep, ImportedFaces, Importer, LayoutError, require_some
-from jaxage.data.importers.labels import Label, label_records
+from jaxage.data.importers.importer import FilterStep, ImportedFaces, Importer, LayoutError
+from jaxage.data.importers.labels import Label, labeled_faces
 from jaxage.data.records import DataError
 from jaxage.types import Split
 from jaxage.utils.text import parse_number, quoted
@@ -43,31 +41,22 @@ def _open(options: AppaRealOptions, seed: int) -> Iterator[ImportedFaces]:
     with open_files(source) as files:
         tables = _tables(source, files)
         labels: dict[str, Label] = {}
-        apparent: dict[str, tuple[float, float, int]] = {}
+        apparent: dict[str, list[float]] = {}
         for name, (path, data) in tables.items():
             for row in _rows(data, source / path):
                 face = str(PurePosixPath(path).parent / name / f"{row['file_name']}_face.jpg")
                 ratings, mean, spread, real = (parse_number(row[column]) for column in _COLUMNS[1:])
                 labels[face] = Label(real if options.age == "real" else mean, split=_SPLITS[name])
-                apparent[face] = (mean, spread, int(ratings))
-        kept = {path: label for path, label in labels.items() if 0 <= label.age <= 100}
-        steps = [FilterStep("records", len(labels), 0), FilterStep("age", len(kept), len(labels) - len(kept))]
-        require_some(steps, quoted(source), "ages must lie in 0-100")
-        yield ImportedFaces(
-            name="appa-real",
-            folder=source.resolve().parent,
-            records=label_records(kept, source),
-            face_score=np.full(len(kept), np.nan, np.float32),
-            read=files.read,
-            steps=steps,
-            about={
-                "source": str(source),
-                "source_sha256": hashlib.sha256(b"".join(data for _, data in tables.values())).hexdigest(),
-                "age_formula": options.age,
-                "apparent_ages": {path: list(apparent[path]) for path in kept},
-            },
-            settings={"age": options.age},
-        )
+                apparent[face] = [mean, spread, ratings]
+        about = {
+            "source": str(source),
+            "source_sha256": hashlib.sha256(b"".join(data for _, data in tables.values())).hexdigest(),
+            "age_formula": options.age,
+            "apparent_ages": apparent,
+        }
+        steps = [FilterStep("records", len(labels), 0)]
+        faces = labeled_faces("appa-real", source.resolve().parent, labels, files.read, steps, about)
+        yield faces._replace(settings={"age": options.age})
 
 
 def _tables(source: Path, files: Files) -> dict[str, tuple[str, bytes]]:

@@ -11,12 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 from jaxage.data.files import Files, open_files
 from jaxage.data.importers.csv_table import read_table
-from jaxage.data.importers.importer import FilterStep, ImportedFaces, Importer, LayoutError, require_some
-from jaxage.data.importers.labels import Label, label_records
+from jaxage.data.importers.importer import FilterStep, ImportedFaces, Importer, LayoutError
+from jaxage.data.importers.labels import Label, labeled_faces
 from jaxage.data.records import DataError
 from jaxage.types import Split
 from jaxage.utils.text import parse_number, quoted
@@ -54,23 +52,14 @@ def _open(options: ImdbCleanOptions, seed: int) -> Iterator[ImportedFaces]:
         for path, split in tables.items():
             labels |= dict(_labels(path, split))
         prefix = _prefix(files, labels)
-        kept = {prefix + path: label for path, label in labels.items() if 0 <= label.age <= 100}
-        steps = [FilterStep("records", len(labels), 0), FilterStep("age", len(kept), len(labels) - len(kept))]
-        require_some(steps, quoted(source), "ages must lie in 0-100")
-        yield ImportedFaces(
-            name="imdb-clean",
-            folder=source.resolve(),
-            records=label_records(kept, source),
-            face_score=np.full(len(kept), np.nan, np.float32),
-            read=files.read,
-            steps=steps,
-            about={
-                "source": str(source),
-                "source_sha256": hashlib.sha256(b"".join(path.read_bytes() for path in tables)).hexdigest(),
-                "age_formula": "given",
-            },
-            settings={},
-        )
+        labels = {prefix + path: label for path, label in labels.items()}
+        about = {
+            "source": str(source),
+            "source_sha256": hashlib.sha256(b"".join(path.read_bytes() for path in tables)).hexdigest(),
+            "age_formula": "given",
+        }
+        steps = [FilterStep("records", len(labels), 0)]
+        yield labeled_faces("imdb-clean", source.resolve(), labels, files.read, steps, about)
 
 
 def _tables(source: Path) -> dict[Path, Split]:

@@ -1,7 +1,7 @@
 """Datasets of faces whose labels stand in the names of their files and folders."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxage.data.files import open_files
+from jaxage.data.files import ReadImage, open_files
 from jaxage.data.importers.importer import FilterStep, ImportedFaces, Importer, LayoutError, require_some
 from jaxage.data.records import SPLITS, DataError, Records, make_records
-from jaxage.types import Split
+from jaxage.types import Json, Split
 from jaxage.utils.text import quoted
 
 _LISTED = 100
@@ -67,38 +67,56 @@ def _open(name: str, parse: ParseLabel, example: str, options: LabelsOptions, se
     with open_files(source) as files:
         labels = {path: parse(path) for path in files.paths()}
         found = {path: label for path, label in labels.items() if label is not None}
-        kept = {path: label for path, label in found.items() if 0 <= label.age <= 100}
-        steps = [
-            FilterStep("files", len(labels), 0),
-            FilterStep("name", len(found), len(labels) - len(found)),
-            FilterStep("age", len(kept), len(found) - len(kept)),
-        ]
         if not found:
             raise LayoutError(
                 f"{quoted(source)}: none of its {len(labels):,} files is named as {name} names them ({example})",
                 list(labels),
             )
-        require_some(steps, quoted(source), "ages must lie in 0-100")
+        steps = [FilterStep("files", len(labels), 0), FilterStep("name", len(found), len(labels) - len(found))]
         others = [path for path, label in labels.items() if label is None]
-        yield ImportedFaces(
-            name=name,
-            folder=source.resolve().parent,
-            records=label_records(kept, source),
-            face_score=np.full(len(kept), np.nan, np.float32),
-            read=files.read,
-            steps=steps,
-            about={
-                "source": str(source),
-                "source_sha256": hashlib.sha256("\n".join(labels).encode(errors="surrogateescape")).hexdigest(),
-                "age_formula": "given",
-                "other_names": others[:_LISTED],
-            },
-            settings={},
-        )
+        about = {
+            "source": str(source),
+            "source_sha256": hashlib.sha256("\n".join(labels).encode(errors="surrogateescape")).hexdigest(),
+            "age_formula": "given",
+            "other_names": others[:_LISTED],
+        }
+        yield labeled_faces(name, source.resolve().parent, found, files.read, steps, about)
 
 
-def label_records(labels: dict[str, Label], source: Path) -> Records:
-    """The table of labels by path.
+def labeled_faces(
+    name: str, folder: Path, labels: dict[str, Label], read: ReadImage, steps: Sequence[FilterStep], about: Json
+) -> ImportedFaces:
+    """The labeled faces with ages in 0-100.
+
+    Args:
+        name: Of the dataset.
+        folder: Where the prepared folder is made.
+        labels: By the path of each image.
+        read: Reads the images.
+        steps: The filters so far.
+        about: For the manifest.
+
+    Raises:
+        DataError: if no age is left, and as `label_records` does.
+    """
+    kept = {path: label for path, label in labels.items() if 0 <= label.age <= 100}
+    steps = [*steps, FilterStep("age", len(kept), len(labels) - len(kept))]
+    where = quoted(Path(about["source"]))
+    require_some(steps, where, "ages must lie in 0-100")
+    return ImportedFaces(
+        name=name,
+        folder=folder,
+        records=label_records(kept, where),
+        face_score=np.full(len(kept), np.nan, np.float32),
+        read=read,
+        steps=steps,
+        about=about,
+        settings={},
+    )
+
+
+def label_records(labels: dict[str, Label], where: str) -> Records:
+    """The table of labels by path; `where` names their source in errors.
 
     Raises:
         DataError: if some images have a split and others have none, or if one of the three splits has no image.
@@ -107,7 +125,7 @@ def label_records(labels: dict[str, Label], source: Path) -> Records:
     found = sorted({split for split in splits if split})
     if found and ("" in splits or len(found) < len(SPLITS)):
         raise DataError(
-            f"{quoted(source)} has folders for {' and '.join(found)}, but not every image lies in one of "
+            f"{where} has folders for {' and '.join(found)}, but not every image lies in one of "
             f"{', '.join(SPLITS)}, or one of these is missing: make all three, or none"
         )
     return make_records(
