@@ -7,14 +7,17 @@ from jaxage.commands.evaluate import predict_images
 from jaxage.config import cache_folder
 from jaxage.data.dataset import Dataset
 from jaxage.data.load import load_data
+from jaxage.data.records import spread
 from jaxage.photos.detector import open_network
-from jaxage.photos.framing import measure_framing, sample_rows
+from jaxage.photos.framing import measure_framing
 from jaxage.pretrained.download import WeightsUnavailableError
 from jaxage.pretrained.hub import parse_hub_path
 from jaxage.training.export import load_model, model_folder, write_model_config
 from jaxage.training.intervals import fit_intervals
 from jaxage.training.run_folder import read_config, require_inputs
 from jaxage.types import Framing, Log, UserError
+
+_SAMPLE = 100
 
 
 def frame(run: Path, log: Log = print) -> Framing | None:
@@ -54,8 +57,8 @@ def framing_of(dataset: Dataset, log: Log) -> Framing | None:
         WeightsUnavailableError: if the detector cannot be downloaded.
     """
     network = open_network()
-    rows = dataset.records.rows_of("train")
-    framing = measure_framing(network, [dataset.images[row] for row in rows[sample_rows(len(rows))]])
+    rows = spread(dataset.records.rows_of("train"), _SAMPLE)
+    framing = measure_framing(network, [dataset.images[row] for row in rows])
     if framing is None:
         log("no face is found in most of the training crops: photos will be cropped as in IMDb-crop")
     else:

@@ -15,7 +15,7 @@ from jaxage.data.prepare.checked import CheckedFaces
 from jaxage.data.prepare.options import PrepareOptions
 from jaxage.data.prepare.output import move_into_place, require_empty, unfinished_folder
 from jaxage.data.prepare.pipeline import prepare_dataset
-from jaxage.data.records import SPLITS, DataError
+from jaxage.data.records import SPLITS, DataError, spread
 from jaxage.data.synthetic.faces import write_synthetic
 from jaxage.photos.detector import open_network
 from jaxage.photos.faces import cut_out_face
@@ -60,7 +60,7 @@ def add_pictures(folder: Path, faces: CheckedFaces) -> None:
     ages, records = faces.records.age, faces.records
     age_histograms(folder / "ages.png", {split: ages[records.rows_of(split)] for split in SPLITS})
     by_age = np.argsort(ages, kind="stable")
-    shown = by_age[np.linspace(0, len(by_age) - 1, min(_SHOWN, len(by_age))).astype(int)]
+    shown = spread(by_age, _SHOWN)
     with strict_warnings():
         images = [decode_image(faces.read(str(records.path[row])), _SHOWN_SIZE) for row in shown]
     contact_sheet(folder / "sample.png", np.stack(images), [f"{ages[row]:g}" for row in shown], columns=8)

@@ -89,6 +89,11 @@ def make_records(
     return Records(np.asarray(path, str), np.asarray(age, np.float32), *texts)
 
 
+def spread(rows: Rows, count: int) -> Rows:
+    """At most `count` of the rows, evenly spread: data are often sorted by age."""
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
+
+
 def listed(lines: Sequence[str], shown: int = 10) -> str:
     """The first `shown` lines, indented, and how many more there are: the body of an error message."""
     more = [f"  and {len(lines) - shown} more"] if len(lines) > shown else []

@@ -16,6 +16,8 @@ from jaxage.photos.detector import Detections, Network, detect, iou, open_networ
 from jaxage.photos.framing import IMDB_FRAMING, Square, cut, locate_face, place_of, square_of
 from jaxage.types import FacesIn, Framing, InputContract
 
+TOO_SMALL = f"face too small (its crop has less than {MIN_SIDE} pixels a side)"
+
 _LARGE_FACES, _SMALL_FACES, _MARGIN = 320, 1280, 0.25
 _LARGEST_CROP = 512
 _AS_IN_TRAINING = 0.5
@@ -68,13 +70,8 @@ def _crop_faces(
     network: Network, auto: bool, size: int, contract: InputContract, framing: Framing, image: Image.Image
 ) -> list[FoundFace]:
     found = find_faces(network, image)
-    count = len(found.scores)
-    squares = []
-    for face in range(count):
-        place = place_of(found, face)
-        place = locate_face(network, image, square_of(place, framing)) or place
-        squares.append(square_of(place, framing))
-    if auto and count == 1 and iou(squares[0].box(), _network_sees(image, contract)) >= _AS_IN_TRAINING:
+    squares = _squares(network, image, found, framing)
+    if auto and len(squares) == 1 and iou(squares[0].box(), _network_sees(image, contract)) >= _AS_IN_TRAINING:
         box, score = _rounded(found.boxes[0]), float(found.scores[0])
         return [FoundFace(box, score, square_pixels(image, size, contract))]
     faces = []
@@ -84,6 +81,13 @@ def _crop_faces(
         pixels = np.asarray(cut(image, square, size, contract.interpolation)) if large else None
         faces.append(FoundFace(_rounded(found.boxes[face]), float(found.scores[face]), pixels))
     return faces
+
+
+def _squares(network: Network, image: Image.Image, found: Detections, framing: Framing) -> list[Square]:
+    """The square of each face that frames it as `framing` says, once it was looked at closely."""
+    places = [place_of(found, face) for face in range(len(found.scores))]
+    closer = [locate_face(network, image, square_of(place, framing)) or place for place in places]
+    return [square_of(place, framing) for place in closer]
 
 
 def find_faces(network: Network, image: Image.Image) -> Detections:
@@ -102,8 +106,7 @@ def cut_out_face(network: Network, data: bytes) -> bytes:
     found = find_faces(network, image)
     if len(found.scores) != 1:
         raise ImageError(_not_one(len(found.scores)))
-    place = place_of(found, 0)
-    square = square_of(locate_face(network, image, square_of(place, IMDB_FRAMING)) or place, IMDB_FRAMING)
+    (square,) = _squares(network, image, found, IMDB_FRAMING)
     if square.side < MIN_SIDE:
         raise ImageError(TOO_SMALL)
     file = io.BytesIO()
@@ -125,9 +128,6 @@ def make_cropper(faces: FacesIn, size: int, contract: InputContract, framing: Fr
     finder = make_face_finder(faces, size, contract, framing)
     key = json.dumps([_VERSION, faces, framing or IMDB_FRAMING])
     return FaceCropper(key, lambda data: only_face(finder(open_image(data))))
-
-
-TOO_SMALL = f"face too small (its crop has less than {MIN_SIDE} pixels a side)"
 
 
 def _not_one(faces: int) -> str:

@@ -20,7 +20,6 @@ IMDB_FRAMING = Framing(x=0.5, y=0.534, scale=1 / 1.8)
 
 _ZOOMS, _ZOOM_SIZE = (1.25, 1.5, 2.0), 256
 _LOWEST_SCORE = 0.3
-_SAMPLE = 100
 _FEWEST = 0.5
 
 
@@ -82,7 +81,7 @@ def measure_framing(network: Network, crops: Iterable[Pixels]) -> Framing | None
 
     Args:
         network: Finds faces.
-        crops: The squares that a model was trained on; about 100 are enough (see `sample_rows`).
+        crops: The squares that a model was trained on; about 100 are enough.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(partial(_share_of_crop, network), crops))
@@ -90,12 +89,6 @@ def measure_framing(network: Network, crops: Iterable[Pixels]) -> Framing | None
     if len(known) < max(1, _FEWEST * len(found)):
         return None
     return Framing(*(round(value, 4) for value in np.median(np.asarray(known), axis=0).tolist()))
-
-
-def sample_rows(count: int) -> list[int]:
-    """At most 100 rows of `count`, evenly spread: the crops that `measure_framing` looks at."""
-    rows: list[int] = np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(int)).tolist()
-    return rows
 
 
 def _share_of_crop(network: Network, crop: Pixels) -> tuple[float, ...] | None:

@@ -13,7 +13,6 @@ from jaxage.photos.framing import (
     locate_face,
     measure_framing,
     place_of,
-    sample_rows,
     square_of,
 )
 from jaxage.types import Framing
@@ -50,9 +49,3 @@ def test_faces_in_a_picture_are_cropped_like_the_crops_that_were_measured(networ
 def test_crops_without_faces_have_no_framing(network: Network) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
     assert measure_framing(network, list(noise)) is None
-
-
-def test_the_sample_is_spread_over_all_rows() -> None:
-    assert sample_rows(3) == [0, 1, 2]
-    rows = sample_rows(5000)
-    assert (rows[0], rows[-1], len(rows)) == (0, 4999, 100)

@@ -16,10 +16,11 @@ from jaxage.commands.export.torch_files import run_torch, torch_files
 from jaxage.config import cache_folder
 from jaxage.data.load import load_data
 from jaxage.data.prepare.output import move_into_place, require_empty, unfinished_folder
+from jaxage.data.records import spread
 from jaxage.pretrained.hub import parse_hub_path
 from jaxage.training.export import ModelConfig, load_model, model_folder
 from jaxage.training.run_folder import read_config, require_inputs
-from jaxage.types import Log, Rows, RunPath, StoredImages, UserError, Variables, Years
+from jaxage.types import Log, RunPath, StoredImages, UserError, Variables, Years
 from jaxage.utils.files import write_bytes, write_json
 
 ExportFormat = Literal["onnx", "onnx-int8", "stablehlo", "torch"]
@@ -137,14 +138,9 @@ def _samples(run: RunPath, config: ModelConfig) -> Samples:
         dataset = load_data(settings, cache_folder(), contract=config.input())
         require_inputs(Path(run), {"data": dataset.sha256})
         test, train = (dataset.records.rows_of(split) for split in ("test", "train"))
-        test, train = _spread(test, _IMAGES), _spread(train, _CALIBRATION)
+        test, train = spread(test, _IMAGES), spread(train, _CALIBRATION)
         return Samples(dataset.images[test], dataset.images[train], dataset.records.age[test])
     except (UserError, OSError):
         shape = (_RANDOM, config.image_size, config.image_size, 3)
         random = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         return Samples(random, random, None)
-
-
-def _spread(rows: Rows, count: int) -> Rows:
-    """At most `count` of the rows, evenly spread: data are often sorted by age."""
-    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
