@@ -16,6 +16,7 @@ from jaxage.training.export import ModelConfig, load_model
 from jaxage.training.intervals import bounds_of, column_of, coverage_report
 from jaxage.training.predictor import compile_predictor, predict_rows
 from jaxage.training.run_folder import CONFIG, read_config, read_inputs, require_inputs
+from jaxage.training.train_images import count_train_images
 from jaxage.training.view_index import rows_of_images
 from jaxage.types import FacesIn, Json, Log, Predictions, Rows, RunPath, Split, UserError, Variables
 from jaxage.utils.sharding import make_mesh, replicate
@@ -70,7 +71,7 @@ def evaluate(run: RunPath, options: EvaluateOptions = _DEFAULTS, log: Log = prin
     if model_config.intervals is not None:
         column_of(options.coverage, model_config.intervals.coverages)  # refused before anything is computed
     config = replace(config, image_size=model_config.image_size, max_bad=max_bad)
-    dataset, split = _load(run, config, options, model_config)
+    dataset, split = _load(run, config, options, model_config, log)
     for note in dataset.notes:
         log(f"note: {note}")
     rows = np.arange(len(dataset.records)) if split is None else dataset.records.rows_of(split)
@@ -88,7 +89,7 @@ def evaluate(run: RunPath, options: EvaluateOptions = _DEFAULTS, log: Log = prin
 
 
 def _load(
-    run: RunPath, config: TrainConfig, options: EvaluateOptions, model_config: ModelConfig
+    run: RunPath, config: TrainConfig, options: EvaluateOptions, model_config: ModelConfig, log: Log
 ) -> tuple[Dataset, Split | None]:
     """The images, and the split to score. The run's own data are known by their content, wherever they lie now."""
     size, contract = model_config.image_size, model_config.input()
@@ -101,6 +102,8 @@ def _load(
             options.data, size, cache=cache_folder(), contract=contract, options=load, cropper=cropper
         )
         if dataset.images_sha256 != read_inputs(run).get("images"):
+            if trained := count_train_images(run, dataset.digests):
+                log(f"note: the model was trained on {trained:,} of these {len(dataset.digests):,} images")
             return dataset, options.on
         config = replace(config, data=options.data)
     if config.data is not None and not config.data.exists():

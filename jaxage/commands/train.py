@@ -36,6 +36,7 @@ from jaxage.training.run_folder import (
     require_inputs,
 )
 from jaxage.training.setup import InitialModel, check_settings, initialize
+from jaxage.training.train_images import write_train_images
 from jaxage.types import Json, Log, Mask, Rows, Variables, Years
 from jaxage.utils.files import write_json
 
@@ -79,6 +80,7 @@ def train(config: TrainConfig, log: Log = print, given: Collection[str] | None =
         built = build(run.config, setup, dataset, initial, log)
         run = replace(run, config=resolve(run.config, initial, built))
         create_run(run, inputs | {"images": dataset.images_sha256})
+        write_train_images(run.folder, dataset)
         write_failures(run.folder / "failures.csv", dataset.failures)
         best, progress = _fit(built, initial, run)
         fit_ended = time.perf_counter()

@@ -55,6 +55,7 @@ class Dataset:
         file]`.
     split: the rule that decided the splits; "given" if a CSV has them; None if they were left as they are.
     images_sha256: the same without the split: it identifies the data before they are divided.
+    digests: the SHA-256 of each image's file.
     copies: how many images have the same bytes as others.
     """
 
@@ -65,6 +66,7 @@ class Dataset:
     sha256: str
     split: SplitChoice | None
     images_sha256: str = ""
+    digests: tuple[str, ...] = ()
     copies: Copies = _NO_COPIES
 
     @property
@@ -123,6 +125,7 @@ def load_dataset(
         failures=decoded.failures,
         sha256=hash_json(zip(path, age, identity, split, digests, strict=True)),
         images_sha256=hash_json(zip(path, age, identity, digests, strict=True)),
+        digests=tuple(digests),
         split=decided_by,
         copies=count_copies(records, digests),
     )

@@ -24,6 +24,7 @@ from jaxage.data.parallel import in_order
 from jaxage.data.records import DataError, Failure
 from jaxage.types import InputContract, StoredImages
 from jaxage.utils.files import atomic_write, explain_os_error, rename_folder, write_json
+from jaxage.utils.text import quoted
 
 FAILURES = "failures.json"
 _IMAGES = "images.npy"
@@ -146,7 +147,7 @@ def _decode(
         return file.digest
     data = read(file.path)
     if hashlib.sha256(data).hexdigest() != file.digest:
-        raise OSError(f"{file.path} has changed since it was first read")
+        raise OSError(f"{quoted(file.path)} has changed since it was first read")
     try:
         if cropper is not None:
             return cropper.crop(data)

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from jaxage.data.files import ReadImage
 from jaxage.data.records import SPLITS, DataError, Records, make_records
 from jaxage.types import Json, SplitRule
+from jaxage.utils.text import quoted
 
 TABLE, MANIFEST, QUARANTINE = "faces.csv", "manifest.json", "quarantine.csv"
 COLUMNS = ("path", "age", "identity", "split", "gender", "face_score", "sha256")
@@ -68,7 +69,9 @@ def open_prepared(folder: Path) -> Prepared:
         try:
             data: bytes = source[index]["image"]
         except Exception as error:  # of TFDS or array_record, for files that are gone, cut short or altered
-            raise DataError(f"{folder}: {path} cannot be read from it ({error}): prepare it again") from error
+            raise DataError(
+                f"{quoted(folder)}: {quoted(path)} cannot be read from it ({error}): prepare it again"
+            ) from error
         return data
 
     return Prepared(manifest["name"], records, list(columns["sha256"]), read, manifest["split"])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
 from jaxage.types import Mask, Rows, Split, UserError, Years
 from jaxage.utils.text import quoted
@@ -89,7 +89,7 @@ def make_records(
     return Records(np.asarray(path, str), np.asarray(age, np.float32), *texts)
 
 
-def spread(rows: Rows, count: int) -> Rows:
+def spread(rows: Rows, count: int) -> Int[np.ndarray, " some"]:
     """At most `count` of the rows, evenly spread: data are often sorted by age."""
     return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
 

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -163,6 +164,11 @@ def test_moved_data_are_known_by_their_content(run: Run, faces: Path, tmp_path: 
     with pytest.raises(UserError, match=r"gone\.csv', the data of the run, is not there any more: name its new place"):
         evaluate(tmp_path / "run")
     assert evaluate(tmp_path / "run", EvaluateOptions(moved))["n"] == report["test"]["n"]
+    said: list[str] = []
+    moved.write_text("\n".join(moved.read_text().splitlines()[:-1]))
+    assert evaluate(folder, EvaluateOptions(moved), said.append)["split"] == "all"
+    trained = report["data"]["counts"]["train"]
+    assert re.fullmatch(rf"note: the model was trained on ({trained}|{trained - 1}) of these 58 images", said[0])
 
 
 def test_copies_on_both_sides_are_said(tmp_path: Path) -> None:

@@ -318,7 +318,7 @@ def test_a_file_that_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.Monke
         return decode_image(data, size, **form)
 
     monkeypatch.setattr(image_cache, "decode_image", meddling)
-    with pytest.raises(DataError, match=r"23\.jpg has changed"):
+    with pytest.raises(DataError, match=r"'23\.jpg' has changed"):
         load(csv, workers=1)
     assert entries(tmp_path) == []
 

@@ -10,6 +10,8 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from jaxage.utils.text import quoted
+
 NEAR = 8
 """Two images show the same photo if at most this many of the 128 bits of their fingerprints differ.
 
@@ -101,5 +103,5 @@ def copies(digests: Sequence[str], paths: Sequence[str], ages: Sequence[float]) 
             listed = ", ".join(f"{age:g}" for age in different)
             reasons |= dict.fromkeys(rows, f"copies of this image have the ages {listed}")
         else:
-            reasons |= dict.fromkeys(rows[1:], f"a copy of {paths[rows[0]]}")
+            reasons |= dict.fromkeys(rows[1:], f"a copy of {quoted(paths[rows[0]])}")
     return reasons

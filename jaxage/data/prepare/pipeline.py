@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from jaxage.data.importers.importer import FilterStep, ImportedFaces, Importer, funnel_table
+from jaxage.data.importers.importer import FilterStep, ImportedFaces, Importer, funnel_table, require_some
 from jaxage.data.prepare.checked import CheckedFaces, table_rows
 from jaxage.data.prepare.duplicates import copies, join, near_pairs
 from jaxage.data.prepare.options import PrepareOptions
@@ -21,6 +21,7 @@ from jaxage.data.records import SPLITS, DataError, Failure, Records, listed_fail
 from jaxage.data.splits import assign_splits, leakage, require_splits
 from jaxage.types import Json, Log
 from jaxage.utils.files import write_csv, write_json
+from jaxage.utils.text import quoted
 
 Source = TypeVar("Source")
 
@@ -85,7 +86,7 @@ def prepare_dataset(
 
 
 def _write_counts(faces: ImportedFaces, about: Json, options: PrepareOptions, out: Path, log: Log) -> None:
-    records = _divide(faces.records, options)
+    records = _divide(faces.records, options, str(about["source"]))
     out.mkdir(exist_ok=True)
     write_json(out / MANIFEST, about | {"images": [], "split": options.split, **_split_counts(records)})
     log(f"written: {out / MANIFEST}; no image was read")
@@ -101,12 +102,16 @@ def _check(
     steps = _image_steps(len(found), invalid)
     log(funnel_table(steps))
     _refuse_too_many(str(about["source"]), invalid, len(found), options.max_bad, out)
+    if invalid:
+        require_some(
+            steps, quoted(str(about["source"])), f"the first is {quoted(invalid[0].path)}: {invalid[0].reason}"
+        )
     valid = [each for each in found if isinstance(each, ValidImage)]
     rows = np.asarray([row for row, each in enumerate(found) if isinstance(each, ValidImage)], np.int64)
     records = faces.records.take(rows)
     pairs = near_pairs(np.asarray([each.fingerprint for each in valid], np.uint64).reshape(-1, 2), pool)
     joined = join(records.identity.tolist(), records.path.tolist(), pairs)
-    records = _divide(replace(records, identity=np.asarray(joined, str)), options)
+    records = _divide(replace(records, identity=np.asarray(joined, str)), options, str(about["source"]))
     records = replace(records, identity=np.asarray([_anonymous(name) for name in joined], str))
     about = about | {
         "images": [step._asdict() for step in steps],
@@ -129,8 +134,8 @@ def _refuse_too_many(source: str, invalid: list[InvalidImage], count: int, max_b
         out.mkdir(exist_ok=True)
         _write_quarantine(out, invalid)
         raise DataError(
-            f"{source}: {len(bad)} of {count} images cannot be used: mend them, or allow a larger share than max_bad "
-            f"{max_bad:g}; all of them are in {out / QUARANTINE}\n{listed_failures(bad)}"
+            f"{quoted(source)}: {len(bad)} of {count} images cannot be used: mend them, or allow a larger share than "
+            f"max_bad {max_bad:g}; all of them are in {out / QUARANTINE}\n{listed_failures(bad)}"
         )
 
 
@@ -169,11 +174,14 @@ def _image_steps(count: int, invalid: list[InvalidImage]) -> list[FilterStep]:
     return steps
 
 
-def _divide(records: Records, options: PrepareOptions) -> Records:
-    if (records.split != "").any():
-        require_splits(records)
-        return records
-    return assign_splits(records, options.split, options.seed, options.ratios())
+def _divide(records: Records, options: PrepareOptions, source: str) -> Records:
+    try:
+        if (records.split != "").any():
+            require_splits(records)
+            return records
+        return assign_splits(records, options.split, options.seed, options.ratios())
+    except DataError as error:
+        raise DataError(f"{quoted(source)}: {error}") from error
 
 
 def _split_counts(records: Records) -> Json:

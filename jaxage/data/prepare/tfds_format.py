@@ -17,6 +17,7 @@ from jaxage.data.importers.importer import Importer
 from jaxage.data.prepare.checked import CheckedFaces
 from jaxage.data.records import SPLITS, DataError
 from jaxage.types import Split
+from jaxage.utils.text import quoted
 
 GENDERS = ("female", "male", "unknown")
 _SHARD_BYTES = 256 * 2**20
@@ -72,7 +73,7 @@ class FacesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
             path = str(records.path[row])
             data = faces.read(path)
             if hashlib.sha256(data).hexdigest() != faces.sha256[row]:
-                raise DataError(f"{path} has changed since it was checked: start again")
+                raise DataError(f"{quoted(path)} has changed since it was checked: start again")
             yield (
                 row,
                 {

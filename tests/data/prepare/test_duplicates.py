@@ -75,9 +75,9 @@ def test_copies_of_one_age_leave_one_and_of_two_leave_none() -> None:
     reasons = copies(digests, paths, [30.0, 20.0, 30.0, 50.0, 21.0, 60.0, 30.0])
     assert reasons == {
         1: "copies of this image have the ages 20, 21",
-        2: "a copy of 0.jpg",
+        2: "a copy of '0.jpg'",
         4: "copies of this image have the ages 20, 21",
-        6: "a copy of 0.jpg",
+        6: "a copy of '0.jpg'",
     }
 
 

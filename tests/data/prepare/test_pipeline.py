@@ -458,3 +458,16 @@ def test_nothing_kept_says_what_to_do(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="lower min_face_score"):
         prepare_dataset(IMDB_CROP, CropsOptions(tree, Criteria(min_face_score=99.0)), options, log=quiet)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_check_that_drops_every_image_is_named(tmp_path: Path) -> None:
+    table = write_faces(tmp_path / "data", n=2)
+    first, second = sorted((tmp_path / "data" / "faces").iterdir())
+    other = second.read_bytes()
+    second.write_bytes(first.read_bytes())
+    table.write_text("path,age\nfaces/000.png,30\nfaces/001.png,40\n")
+    with pytest.raises(DataError, match=r"'no copy' drops all records: the first is 'faces/000\.png': .* 30, 40"):
+        prepare_dataset(CSV, CsvOptions(table), PrepareOptions())
+    second.write_bytes(other)
+    with pytest.raises(DataError, match=r"faces\.csv': none of the 2 images is in"):
+        prepare_dataset(CSV, CsvOptions(table), PrepareOptions())
