@@ -172,8 +172,8 @@ def _refuse_too_many(data: Path, table: _Table, decoded: DecodedImages, max_bad:
     failures, count = decoded.failures, len(table.records)
     if len(failures) > max_bad * count:
         raise DataError(
-            f"{quoted(data)}: {len(failures)} of {count} images in {quoted(table.root)} cannot be used: mend them, "
-            f"remove their lines, or allow a larger share than max_bad {max_bad:g}; all of them are in "
+            f"{quoted(data)}: {len(failures)} of {count} images in {quoted(table.root)} cannot be used: mend them "
+            f"or their paths, remove their lines, or allow a larger share than max_bad {max_bad:g}; all of them are in "
             f"{decoded.folder / FAILURES}\n"
             f"{listed_failures(failures)}"
         )

@@ -217,12 +217,23 @@ def test_too_many_failures_stop(tmp_path: Path) -> None:
         load(csv)
     message = str(caught.value)
     assert "12 of 50 images" in message
+    assert "mend them or their paths" in message
     assert "max_bad 0.01" in message
     assert message.count(".jpg': missing") == 10
     assert message.endswith("and 2 more")
     (whole,) = re.findall(r"all of them are in (\S+failures\.json)", message)
     assert len(json.loads(Path(whole).read_text())) == 12
     assert len(load(csv, max_bad=0.24).failures) == 12
+
+
+def test_what_is_missing_is_explained_as_it_is_now(tmp_path: Path) -> None:
+    csv = write_set(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "3.jpg").unlink()
+    assert load(csv, max_bad=0.2).failures == (Failure("3.jpg", "missing"),)
+    (tmp_path / "elsewhere" / "3.jpg").write_bytes(face(3))
+    assert load(csv, max_bad=0.2).failures == (Failure("3.jpg", "missing, but there is 'elsewhere/3.jpg'"),)
+    assert len(entries(tmp_path)) == 1
 
 
 def test_no_image_at_all(tmp_path: Path) -> None:
