@@ -106,7 +106,10 @@ class FacesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
                             bar.update()
                         writer.close()
                     except RuntimeError as error:  # array_record's, for a full disk and the like
-                        raise DataError(f"{path} cannot be written ({error})") from error
+                        reason = str(error).partition(";")[0]
+                        raise DataError(
+                            f"the dataset cannot be written ({reason}): make room, or choose another folder"
+                        ) from error
                 infos.append(tfds.core.SplitInfo(split, lengths, int(sizes.sum()), template))
         self.info.set_splits(tfds.core.splits.SplitDict(infos))
 
