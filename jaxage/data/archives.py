@@ -132,10 +132,16 @@ def _index_tar(tar: IO[bytes]) -> dict[str, tuple[int, int] | None]:
 
 
 def _next_header(tar: IO[bytes], offset: int) -> int | None:
-    """Where another archive begins behind the zeros that end the one before `offset`."""
+    """Where another archive begins behind the zeros that end the one before `offset`.
+
+    Raises ReadError if there are no zeros: then tarfile has stopped at a header that is damaged, and said nothing.
+    """
+    end = offset
     tar.seek(offset)
     while block := tar.read(tarfile.BLOCKSIZE):
         if block.strip(b"\0"):
+            if offset == end:
+                raise tarfile.ReadError(f"damaged at byte {offset}")
             return offset if block[257:262] == b"ustar" else None
         offset += tarfile.BLOCKSIZE
     return None

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.serialization import msgpack_restore
@@ -47,6 +48,7 @@ def read_orbax(folder: Path) -> Any:
 
 
 def _restore(folder: Path) -> Any:
+    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of checkpoints of its own earlier versions
     with warnings.catch_warnings(action="ignore"), ocp.PyTreeCheckpointer() as checkpointer:
         tree: Any = checkpointer.metadata(folder.resolve()).item_metadata.tree
         kinds = ocp.args.PyTreeRestore(

@@ -137,6 +137,12 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20_000])
 
 
+def spoil_a_header(path: Path) -> None:
+    data = path.read_bytes()
+    place = data.index(b"ustar", 40_000) - 100
+    path.write_bytes(data[:place] + b"?" * 8 + data[place + 8 :])
+
+
 def cut_gzip(path: Path) -> None:
     path.write_bytes(gzip.compress(path.read_bytes())[:-3000])
 
@@ -149,7 +155,7 @@ def scribble(path: Path) -> None:
     path.write_bytes(b"no tar at all" * 100)
 
 
-@pytest.mark.parametrize("damage", [cut, cut_gzip, cut_zip, scribble])
+@pytest.mark.parametrize("damage", [cut, cut_gzip, cut_zip, spoil_a_header, scribble])
 def test_a_damaged_tar_is_named(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     path = tar_of(tmp_path / "x.tar", FILES)
     damage(path)
