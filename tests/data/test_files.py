@@ -8,10 +8,11 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxage.data.files import image_root, open_files, path_fault
@@ -161,6 +162,27 @@ def test_a_damaged_tar_is_named(tmp_path: Path, damage: Callable[[Path], None]) 
     damage(path)
     with pytest.raises(DataError, match=r"x\.tar' cannot be read as a tar or zip file"), open_files(path):
         pass
+
+
+@settings(max_examples=150, deadline=5000)
+@given(
+    st.sampled_from(["pax", "gnu", "gzip", "zip", "joined"]),
+    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=4),
+    st.floats(0.5, 1.5),
+)
+def test_bytes_changed_at_random_do_no_harm(
+    tmp_path_factory: pytest.TempPathFactory, form: str, changes: list[tuple[float, int]], kept: float
+) -> None:
+    path = ROOTS[form](tmp_path_factory.mktemp("random"))
+    data = bytearray(path.read_bytes())
+    data = data[: int(len(data) * kept)]
+    for place, value in changes:
+        data[int(place * (len(data) - 1))] = value
+    path.write_bytes(data)
+    with suppress(DataError), open_files(path) as files:
+        for name in [*files.paths(), "faces/none.jpg"]:
+            with suppress(OSError):
+                files.read(name)
 
 
 def test_an_encrypted_zip_is_named(tmp_path: Path) -> None:
