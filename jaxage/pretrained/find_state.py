@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import jax
 
+from jaxage.data.records import listed
 from jaxage.models.registry import MODELS, create_model
-from jaxage.pretrained.keymap import Table, tables
+from jaxage.pretrained.keymap import tables
 from jaxage.pretrained.names import COUNTER, module_of, torch_key, torch_shape
 from jaxage.types import Arch, UserError
 from jaxage.utils.text import quoted
@@ -37,12 +38,19 @@ class FoundState(NamedTuple):
     notes: tuple[str, ...]
 
 
+class _Layout(NamedTuple):
+    """The shapes that a network's trunk and head have under the names of one layout."""
+
+    trunk: Shapes
+    head: Shapes
+
+
 class _Fit(NamedTuple):
-    """How one dict would be the network: its path, the prefix of its keys, a layout, and which trunk keys are right."""
+    """How one dict would be the network: its path, the prefix of its keys, a layout, and how much of it is right."""
 
     path: DictPath
     prefix: str
-    table: Table
+    layout: _Layout
     right: int
     exact: bool
 
@@ -73,28 +81,30 @@ def find_state(dicts: Mapping[DictPath, Shapes], arch: Arch) -> FoundState:
             f"it holds {len(prefixes)} networks of this kind, under "
             f"{' and '.join(map(quoted, prefixes))}: save the one to use alone"
         )
-    return _found(dicts[best.path], best, arch, others=sorted({fit.path for fit in fits} - {best.path}))
+    return _found(dicts[best.path], best, others=sorted({fit.path for fit in fits} - {best.path}))
 
 
-def _leaves(arch: Arch) -> dict[str, tuple[int, ...]]:
-    """The shape of every leaf of a network by its dotted name."""
+def _layouts(arch: Arch) -> list[_Layout]:
     model = create_model(arch)
-    return {name: leaf.shape for name, leaf in flatten(jax.eval_shape(model.init, jax.random.key(0))).items()}
+    shapes = flatten(jax.eval_shape(model.init, jax.random.key(0)))
+    names = sorted({module_of(leaf) for leaf in shapes})
+    layouts = []
+    for table in tables(arch, names).values():
+        parts: tuple[dict[str, tuple[int, ...]], ...] = ({}, {})
+        for leaf, value in shapes.items():
+            parts[is_within(module_of(leaf), model.spec.head)][torch_key(leaf, table)] = torch_shape(value.shape)
+        layouts.append(_Layout(*parts))
+    return layouts
 
 
 def _fits(dicts: Mapping[DictPath, Shapes], arch: Arch) -> Iterator[_Fit]:
-    leaves, head = _leaves(arch), MODELS[arch].head
-    layouts = tables(arch, sorted({module_of(leaf) for leaf in leaves}))
-    for table in layouts.values():
-        trunk = {
-            torch_key(leaf, table): torch_shape(shape)
-            for leaf, shape in leaves.items()
-            if not is_within(module_of(leaf), head)
-        }
+    for layout in _layouts(arch):
+        kernels = [key for key, shape in layout.trunk.items() if len(shape) == 4]
         for path, shapes in dicts.items():
-            for prefix in _prefixes(shapes, [key for key, shape in trunk.items() if len(shape) == 4]):
-                right = sum(shapes.get(prefix + key) == shape for key, shape in trunk.items())
-                yield _Fit(path, prefix, table, right, right == len(trunk) and not _strangers(shapes, prefix, trunk))
+            for prefix in _prefixes(shapes, kernels):
+                right = sum(shapes.get(prefix + key) == shape for key, shape in layout.trunk.items())
+                exact = right == len(layout.trunk) and not _strangers(shapes, prefix, layout.trunk)
+                yield _Fit(path, prefix, layout, right, exact)
 
 
 def _prefixes(shapes: Shapes, kernels: list[str]) -> list[str]:
@@ -116,21 +126,15 @@ def _rank(path: DictPath) -> tuple[int, int, DictPath]:
     return (usual if path else -1, len(path), path)
 
 
-def _found(shapes: Shapes, fit: _Fit, arch: Arch, others: list[DictPath]) -> FoundState:
-    leaves, head = _leaves(arch), MODELS[arch].head
-    wanted = {torch_key(leaf, fit.table): torch_shape(shape) for leaf, shape in leaves.items()}
-    heads = {torch_key(leaf, fit.table) for leaf in leaves if is_within(module_of(leaf), head)}
-    own = all(
-        len(shapes.get(fit.prefix + key, ())) == len(wanted[key]) and shapes[fit.prefix + key][1:] == wanted[key][1:]
-        for key in heads
-    )
-    keys = {key: fit.prefix + key for key in wanted if own or key not in heads}
-    counters = {key for key in shapes if key.endswith(COUNTER)}
-    left = sorted(shapes.keys() - set(keys.values()) - counters)
+def _found(shapes: Shapes, fit: _Fit, others: list[DictPath]) -> FoundState:
+    head = {key: shapes.get(fit.prefix + key, ()) for key in fit.layout.head}
+    is_own = all(len(head[key]) == len(shape) and head[key][1:] == shape[1:] for key, shape in fit.layout.head.items())
+    keys = {key: fit.prefix + key for key in [*fit.layout.trunk, *(head if is_own else ())]}
+    left = sorted(key for key in shapes.keys() - set(keys.values()) if not key.endswith(COUNTER))
     notes = []
     if fit.path:
-        notes.append(f"taken from its entry {quoted('.'.join(fit.path))}")
-        notes[-1] += f", not from {' or '.join(quoted('.'.join(path)) for path in others)}" if others else ""
+        others_named = f", not from {' or '.join(quoted('.'.join(path)) for path in others)}" if others else ""
+        notes.append(f"taken from its entry {quoted('.'.join(fit.path))}{others_named}")
     if fit.prefix:
         notes.append(f"the prefix {quoted(fit.prefix)} of its names is left away")
     if left:
@@ -146,27 +150,18 @@ def _why_not(dicts: Mapping[DictPath, Shapes], arch: Arch) -> str:
             return f"{text}; they are those of {other}: choose that network"
     best = max(_fits(dicts, arch), key=lambda fit: fit.right, default=None)
     if best is None:
-        return (
-            f"{text}; none ends like those of {arch}, in any known layout: save the state_dict() of torchvision's model"
-        )
-    return text + "\n" + _faults(dicts[best.path], best, arch)
+        return f"{text}; none ends like those of {arch}: save the state_dict() of torchvision's or timm's model"
+    return text + "\n" + _faults(dicts[best.path], best)
 
 
-def _faults(shapes: Shapes, fit: _Fit, arch: Arch) -> str:
+def _faults(shapes: Shapes, fit: _Fit) -> str:
     """What the dict lacks and has too much, as lines."""
-    leaves, head = _leaves(arch), MODELS[arch].head
-    trunk = {
-        torch_key(leaf, fit.table): torch_shape(shape)
-        for leaf, shape in leaves.items()
-        if not is_within(module_of(leaf), head)
-    }
-    faults = [f"missing: {fit.prefix}{key}" for key in trunk if fit.prefix + key not in shapes]
-    for key, shape in trunk.items():
-        if shapes.get(fit.prefix + key, shape) != shape:
-            faults.append(f"shape: {fit.prefix}{key} is {shapes[fit.prefix + key]}, expected {shape}")
-    faults += [f"unused: {key} {shapes[key]}" for key in _strangers(shapes, fit.prefix, trunk)]
-    more = [f"and {len(faults) - 10} more"] if len(faults) > 10 else []
-    return "\n".join(f"  {line}" for line in faults[:10] + more)
+    trunk = {fit.prefix + key: shape for key, shape in fit.layout.trunk.items()}
+    faults = [f"missing: {key}" for key in trunk if key not in shapes]
+    wrong = {key: shape for key, shape in trunk.items() if shapes.get(key, shape) != shape}
+    faults += [f"shape: {key} is {shapes[key]}, expected {shape}" for key, shape in wrong.items()]
+    faults += [f"unused: {key} {shapes[key]}" for key in _strangers(shapes, fit.prefix, fit.layout.trunk)]
+    return listed(faults)
 
 
 def _listed(keys: list[str]) -> str:
