@@ -1,7 +1,11 @@
-"""IMDB-CLEAN: cleaned ages of a part of IMDb's photos, with splits by people (Lin, Shen, Wang and Pantic, 2021).
+"""IMDB-CLEAN: cleaned ages of a part of IMDb's photos, with splits (Lin, Shen, Wang and Pantic, 2021).
 
 `csvs/imdb_train_new.csv`, `imdb_valid_new.csv` and `imdb_test_new.csv` of its repository have the columns filename, age
-and gender; a filename is a path in imdb_crop, and names the person (`nm0000001`).
+and gender; a filename is a path in imdb_crop, and names the person (`nm0000001`). The tables' boxes lie in the whole
+photos: where a photo shows several people, its crop in imdb_crop may show another one than the box.
+
+Nobody in test is in another split, but some people are in both train and validation: Paplhám and Franc's benchmark
+(CVPR 2024) checks it. Of several rows of one image the last is taken.
 """
 
 import hashlib
@@ -48,9 +52,8 @@ def _open(options: ImdbCleanOptions, seed: int) -> Iterator[ImportedFaces]:
             f"{quoted(source)} holds neither imdb_crop nor imdb_crop.tar: download the crops of IMDB-WIKI into it"
         )
     with open_files(images) as files:
-        labels: dict[str, Label] = {}
-        for path, split in tables.items():
-            labels |= dict(_labels(path, split))
+        rows = [row for path, split in tables.items() for row in _labels(path, split)]
+        labels = dict(rows)
         prefix = _prefix(files, labels)
         labels = {prefix + path: label for path, label in labels.items()}
         about = {
@@ -58,7 +61,10 @@ def _open(options: ImdbCleanOptions, seed: int) -> Iterator[ImportedFaces]:
             "source_sha256": hashlib.sha256(b"".join(path.read_bytes() for path in tables)).hexdigest(),
             "age_formula": "given",
         }
-        steps = [FilterStep("records", len(labels), 0)]
+        steps = [
+            FilterStep("records", len(rows), 0),
+            FilterStep("other image", len(labels), len(rows) - len(labels)),
+        ]
         yield labeled_faces("imdb-clean", source.resolve(), labels, files.read, steps, about)
 
 
@@ -96,7 +102,7 @@ def _prefix(files: Files, labels: dict[str, Label]) -> str:
 
 IMDB_CLEAN = Importer(
     "imdb-clean",
-    "IMDB-CLEAN: cleaned ages of IMDb's crops, with splits by people.",
+    "IMDB-CLEAN: cleaned ages of IMDb's crops, with its own splits.",
     ImdbCleanOptions,
     _open,
     tfds_name="imdb_clean",

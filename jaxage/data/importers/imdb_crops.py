@@ -12,7 +12,7 @@ import numpy as np
 from jaxage.data.files import path_fault
 from jaxage.data.importers.filters import Criteria, filter_records
 from jaxage.data.importers.imdb_files import open_crops
-from jaxage.data.importers.imdb_mat import Collection, Metadata, parse_metadata
+from jaxage.data.importers.imdb_mat import Collection, Metadata, collection_of, parse_metadata
 from jaxage.data.importers.importer import ImportedFaces, Importer, require_some
 from jaxage.data.records import Records, make_records
 from jaxage.types import Rows
@@ -83,7 +83,7 @@ def _importer(collection: Collection, half: str) -> Importer[CropsOptions]:
         options=CropsOptions,
         open=partial(_open, collection),
         tfds_name=f"{collection}_crop",
-        is_named=lambda path: PurePosixPath(path).name == f"{collection}.mat",
+        is_named=lambda path: collection_of(path) == collection or PurePosixPath(path).name == f"{collection}.mat",
         homepage="https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki/",
         citation=_CITATION,
         terms="For academic, non-commercial research only, as its authors ask.",

@@ -59,6 +59,12 @@ class Metadata:
         return ages - (self.birth_month >= 7) if formula == "midyear" else ages
 
 
+def collection_of(path: str) -> Collection | None:
+    """Whose face crop a path is by its name (`00/nm0000001_rm124825600_1899-5-10_1968.jpg`), or None."""
+    match = _FILE_NAME.fullmatch(path)
+    return None if match is None else "imdb" if match[1].startswith("nm") else "wiki"
+
+
 def parse_metadata(data: bytes, name: str, collection: Collection) -> Metadata:
     """Parse the bytes of `imdb.mat` or `wiki.mat`.
 

@@ -14,7 +14,7 @@ from jaxage.data.files import ReadImage, open_files
 from jaxage.data.importers.importer import FilterStep, ImportedFaces, Importer, LayoutError, require_some
 from jaxage.data.records import SPLITS, DataError, Records, make_records
 from jaxage.types import Json, Split
-from jaxage.utils.text import quoted
+from jaxage.utils.text import quoted, visible
 
 _LISTED = 100
 
@@ -65,7 +65,7 @@ def label_importer(name: str, title: str, parse: ParseLabel, example: str, **abo
 def _open(name: str, parse: ParseLabel, example: str, options: LabelsOptions, seed: int) -> Iterator[ImportedFaces]:
     source = options.source
     with open_files(source) as files:
-        labels = {path: parse(path) for path in files.paths()}
+        labels = {path: parse(path) if _is_text(path) else None for path in files.paths()}
         found = {path: label for path, label in labels.items() if label is not None}
         if not found:
             raise LayoutError(
@@ -73,7 +73,7 @@ def _open(name: str, parse: ParseLabel, example: str, options: LabelsOptions, se
                 list(labels),
             )
         steps = [FilterStep("files", len(labels), 0), FilterStep("name", len(found), len(labels) - len(found))]
-        others = [path for path, label in labels.items() if label is None]
+        others = [visible(path) for path, label in labels.items() if label is None]
         about = {
             "source": str(source),
             "source_sha256": hashlib.sha256("\n".join(labels).encode(errors="surrogateescape")).hexdigest(),
@@ -81,6 +81,11 @@ def _open(name: str, parse: ParseLabel, example: str, options: LabelsOptions, se
             "other_names": others[:_LISTED],
         }
         yield labeled_faces(name, source.resolve().parent, found, files.read, steps, about)
+
+
+def _is_text(path: str) -> bool:
+    """Whether a name of the file system is UTF-8, so that tables can hold it."""
+    return path == path.encode(errors="ignore").decode()
 
 
 def labeled_faces(

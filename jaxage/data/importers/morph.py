@@ -1,4 +1,4 @@
-"""MORPH: `009055_1M54.JPG`, in album 2 55,134 images (Ricanek and Tesafaye, FG 2006)."""
+"""MORPH: `009055_1M54.JPG` (Ricanek and Tesafaye, FG 2006); 55,134 images in album 2 (arXiv:1811.06446)."""
 
 import re
 

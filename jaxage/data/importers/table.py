@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from jaxage.data.formats import image_endings
 from jaxage.data.importers.afad import AFAD
 from jaxage.data.importers.age_folders import FOLDER
 from jaxage.data.importers.agedb import AGEDB
@@ -25,8 +26,9 @@ _MOST = 0.5
 
 
 def recognize(paths: Sequence[str]) -> str | None:
-    """The importer whose dataset has files of these paths, or None if nobody knows."""
+    """The importer whose tables are among these files, or whose dataset most of the images are of; None if unknown."""
     counts = {name: sum(map(importer.is_named, paths)) for name, importer in IMPORTERS.items()}
-    tables = [name for name in ("appa-real", "imdb-clean") if counts[name] == _CERTAIN]
-    most = [name for name, count in counts.items() if count > _MOST * len(paths)]
+    tables = [name for name in ("appa-real", "imdb-clean") if counts[name] >= _CERTAIN]
+    images = sum(path.lower().endswith(image_endings()) for path in paths)
+    most = [name for name, count in counts.items() if count > _MOST * images]
     return next(iter(tables + most), None)

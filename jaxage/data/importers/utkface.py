@@ -1,14 +1,15 @@
 """UTKFace: `AGE_GENDER_RACE_DATE.jpg.chip.jpg` (Zhang, Song and Qi, CVPR 2017).
 
 The names are those of the dataset's page: ages 0-116, gender 0 for male and 1 for female, race 0-4, and a date of 17
-digits. Dozens of names lack gender or race, or have a broken date or ending; their ages are still the first number.
+digits. A few names have a broken date or ending, or lack gender or race; their ages are still the first number. Where
+one field is left nobody can tell which (`61_1_...`, `61_3_...`: 3 can only be a race), so the gender is unknown.
 """
 
 import re
 
 from jaxage.data.importers.labels import Label, label_importer
 
-_NAME = re.compile(r"(?:.*/)?(\d{1,3})_(?:([01])?_)?(?:[0-4]_)?\d{12,}\D.*", re.ASCII)
+_NAME = re.compile(r"(?:.*/)?(\d{1,3})_(?:(\d?)_\d?_|\d_)?\d{12,}\D.*", re.ASCII)
 _GENDERS = {"0": "male", "1": "female"}
 
 

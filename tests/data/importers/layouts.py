@@ -11,7 +11,8 @@ from jaxage.data.synthetic.faces import synthetic_faces
 
 UTKFACE = {
     "UTKFace/30_1_2_20170116174525125.jpg.chip.jpg": (30, "", "female", ""),
-    "UTKFace/61_1_20170109142408075.jpg.chip.jpg": (61, "", "female", ""),
+    "UTKFace/61_1_20170109142408075.jpg.chip.jpg": (61, "", "", ""),
+    "UTKFace/28_1_2_201701161846515488.jpg.chip.jpg": (28, "", "female", ""),
     "UTKFace/24_0_1_20170116220224657 .jpg.chip.jpg": (24, "", "male", ""),
     "UTKFace/55_0_0_20170116232725357jpg.chip.jpg": (55, "", "male", ""),
     "part1/53__0_20170116184028385.jpg": (53, "", "", ""),
@@ -28,6 +29,8 @@ FGNET = {
     "FGNET/images/001A43b.JPG": (43, "001", "", ""),
     "FGNET/images/082a00.jpg": (0, "082", "", ""),
     "FGNET/points/001a43b.pts": None,
+    "FGNET/points/082a00.pts": None,
+    "FGNET/Data_files/facial_features.txt": None,
 }
 AFAD = {
     "AFAD-Full/15/111/638660-1.jpg": (15, "638660", "male", ""),
@@ -56,10 +59,20 @@ APPA_REAL = {
 }
 IMDB_CLEAN = {
     "train": "00/nm0000100_rm1_1955-1-6_2003.jpg,48,M,1,2,3,4,0,0,0\n"
-    "01/nm0000001_rm2_1899-5-10_1968.jpg,69,M,1,2,3,4,0,0,0\n",
+    "01/nm0000001_rm2_1899-5-10_1968.jpg,69,M,1,2,3,4,0,0,0\n"
+    "03/nm0000003_rm4_1934-9-28_1974.jpg,39,F,1,2,3,4,0,0,0\n",
     "valid": "02/nm0000002_rm3_1924-9-16_1974.jpg,49,F,1,2,3,4,0,0,0\n",
     "test": "03/nm0000003_rm4_1934-9-28_1974.jpg,39,F,1,2,3,4,0,0,0\n",
 }
+
+
+IMDB_CROP = (
+    "imdb.mat",
+    "00/nm0000100_rm1_1955-1-6_2003.jpg",
+    "01/nm0000001_rm2_1899-5-10_1968.jpg",
+    "02/nm0000002_rm3_1924-9-16_1974.jpg",
+)
+WIKI_CROP = ("wiki/00/10000217_1981-05-05_2009.jpg", "wiki/17/10000548_1925-04-04_1964.jpg")
 
 
 def tree(folder: Path, paths: list[str]) -> Path:
@@ -68,7 +81,7 @@ def tree(folder: Path, paths: list[str]) -> Path:
     for path, image in zip(paths, images, strict=False):
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix in (".txt", ".pts", ".csv", ".db"):
+        if file.suffix in (".txt", ".pts", ".csv", ".db", ".mat"):
             file.write_text("x")
             continue
         data = io.BytesIO()

@@ -14,7 +14,17 @@ from jaxage.data.importers.utkface import parse_utkface
 from jaxage.data.prepare.options import PrepareOptions
 from jaxage.data.prepared import open_prepared, read_manifest
 from jaxage.data.records import DataError, Records
-from tests.data.importers.layouts import LAYOUTS, appa_real, as_folder, as_tar_gz, as_zip, imdb_clean, tree
+from tests.data.importers.layouts import (
+    IMDB_CROP,
+    LAYOUTS,
+    WIKI_CROP,
+    appa_real,
+    as_folder,
+    as_tar_gz,
+    as_zip,
+    imdb_clean,
+    tree,
+)
 
 Row = tuple[float, str, str, str]
 FORMS = {"folder": as_folder, "tar.gz": as_tar_gz, "zip": as_zip}
@@ -61,21 +71,23 @@ def test_imdb_clean(packed: bool, tmp_path: Path) -> None:
         rows = rows_of(faces.records)
         path = ("imdb_crop/" if packed else "") + "01/nm0000001_rm2_1899-5-10_1968.jpg"
         assert rows[path] == (69, "nm0000001", "male", "train")
+        assert [step.dropped for step in faces.steps] == [0, 1, 0]
         assert sorted(row[3] for row in rows.values()) == ["test", "train", "train", "validation"]
         assert all(faces.read(path) for path in rows)
 
 
 def source_of(name: str, folder: Path) -> Path:
     makers = {"appa-real": appa_real, "imdb-clean": imdb_clean}
-    return makers[name](folder) if name in makers else tree(folder, list(LAYOUTS[name]))
+    crops = {"imdb-crop": IMDB_CROP, "wiki-crop": WIKI_CROP}
+    return makers[name](folder) if name in makers else tree(folder, list(crops.get(name) or LAYOUTS[name]))
 
 
-@pytest.mark.parametrize("name", [*LAYOUTS, "appa-real", "imdb-clean"])
+@pytest.mark.parametrize("name", sorted(set(IMPORTERS) - {"csv"}))
 def test_the_importer_of_another_dataset_names_the_right_one(name: str, tmp_path: Path) -> None:
     source = source_of(name, tmp_path / "data")
-    for other in {"utkface", "morph", "appa-real", "imdb-clean", "imdb-crop"} - {name}:
+    for other in set(IMPORTERS) - {"csv", name}:
         importer = IMPORTERS[other]
-        field = "root" if other == "imdb-crop" else "source"
+        field = "root" if other in ("imdb-crop", "wiki-crop") else "source"
         with pytest.raises(DataError, match=f"its files are named as those of {name}: prepare {name}"):
             prepare(importer, importer.options(**{field: source}), PrepareOptions(tmp_path / "out"))
         assert not (tmp_path / "out").exists()
@@ -108,6 +120,23 @@ def test_a_source_that_is_not_there(tmp_path: Path) -> None:
 )
 def test_other_names_are_not_utkface(path: str) -> None:
     assert parse_utkface(path) is None
+
+
+def test_names_sorted_into_age_folders(tmp_path: Path) -> None:
+    paths = [f"{split}/30/{i}_1_0_20170116174525125.jpg" for i, split in enumerate(("train", "val", "test"))]
+    with IMPORTERS["folder"].open(LabelsOptions(tree(tmp_path, paths)), 0) as faces:
+        assert faces.records.age.tolist() == [30, 30, 30]
+
+
+def test_names_that_are_no_text_are_listed(tmp_path: Path) -> None:
+    name = os.fsdecode(b"30_1_0_20170116174525125\xe9.jpg")
+    try:
+        tree(tmp_path / "data", ["31_1_0_20170116174525125.jpg", name])
+    except OSError:
+        pytest.skip("the file system takes UTF-8 names alone")
+    with IMPORTERS["utkface"].open(LabelsOptions(tmp_path / "data"), 0) as faces:
+        assert faces.records.age.tolist() == [31]
+        assert faces.about["other_names"] == [r"30_1_0_20170116174525125\udce9.jpg"]
 
 
 def test_prepared_from_names_to_a_dataset(tmp_path: Path) -> None:
