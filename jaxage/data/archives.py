@@ -93,7 +93,6 @@ def _decompressed(path: Path, file: IO[bytes]) -> Iterator[IO[bytes]]:
         with _explained(path), opened(file) as packed:
             while chunk := packed.read(1 << 20):
                 _append(path, plain, chunk)
-        plain.flush()
         plain.seek(0)
         yield plain
 
@@ -101,6 +100,7 @@ def _decompressed(path: Path, file: IO[bytes]) -> Iterator[IO[bytes]]:
 def _append(path: Path, plain: IO[bytes], chunk: bytes) -> None:
     try:
         plain.write(chunk)
+        plain.flush()
     except OSError as error:
         raise DataError(
             f"{quoted(path)} cannot be decompressed in {tempfile.gettempdir()} ({error.strerror}): set TMPDIR to a "

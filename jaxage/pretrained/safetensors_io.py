@@ -32,8 +32,14 @@ def write_variables(path: Path, variables: Variables, metadata: dict[str, str]) 
     """
     # safetensors 0.8.0 writes the memory of a transposed view as it is (its issue 825)
     leaves = {name: np.ascontiguousarray(leaf) for name, leaf in flatten(variables).items()}
+    is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, save(leaves, metadata | {"format": FORMAT}))
+    try:
+        write_bytes(path, save(leaves, metadata | {"format": FORMAT}))
+    except OSError:
+        if is_new:
+            path.parent.rmdir()
+        raise
 
 
 def read_safetensors(path: Path) -> Tensors:

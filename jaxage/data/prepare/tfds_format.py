@@ -1,9 +1,11 @@
 """Write and read faces as a TFDS dataset in array_record files, without TensorFlow."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,9 +109,8 @@ class FacesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
                         writer.close()
                     except RuntimeError as error:  # array_record's, for a full disk and the like
                         reason = str(error).partition(";")[0]
-                        raise DataError(
-                            f"the dataset cannot be written ({reason}): make room, or choose another folder"
-                        ) from error
+                        full = [code for code in (errno.ENOSPC, errno.EDQUOT) if os.strerror(code) in reason]
+                        raise OSError(full[0] if full else errno.EIO, reason) from error
                 infos.append(tfds.core.SplitInfo(split, lengths, int(sizes.sum()), template))
         self.info.set_splits(tfds.core.splits.SplitDict(infos))
 
@@ -123,7 +124,8 @@ def write_dataset(importer: Importer[Any], faces: CheckedFaces, folder: Path) ->
         folder: Where TFDS makes its own folders.
 
     Raises:
-        DataError: if an image has changed since it was checked, or the files cannot be written.
+        DataError: if an image has changed since it was checked.
+        OSError: if the files cannot be written.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         made = FacesBuilder(faces, importer, folder)
