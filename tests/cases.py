@@ -125,7 +125,7 @@ def table(before: dict[str, Outcomes], after: dict[str, Outcomes], home: str) ->
     """Both as Markdown, side by side; the working folder's name is left out."""
     lines = []
     for family, outcomes in after.items():
-        lines += [f"## {family}: {len(outcomes)}", "", "| input | before | after |", "|---|---|---|"]
+        lines += [f"## {family.capitalize()}: {len(outcomes)}", "", "| input | before | after |", "|---|---|---|"]
         for name, now in outcomes.items():
             cells = (name, before[family].get(name, ""), now)
             lines.append("| " + " | ".join(cell.replace("|", r"\|").replace(home, "") for cell in cells) + " |")
