@@ -7,6 +7,9 @@ from jaxage.types import Arch
 Table = dict[str, str]
 """From the name of each module that has parameters to its name in a state dict."""
 
+TIMM_NAMES = {"mobilenet_v2": "mobilenetv2_100"}
+"""What timm calls the networks that have another name there."""
+
 _RESNET_CHILDREN = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7", "fc": "9"}
 _BLOCKS_OF_TIMM_STAGE = (1, 2, 3, 4, 3, 3, 1)
 

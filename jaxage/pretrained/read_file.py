@@ -5,13 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxage.pretrained.find_state import DictPath
 from jaxage.pretrained.flax_files import read_msgpack, read_orbax, torch_states
 from jaxage.pretrained.safetensors_io import Tensors, read_safetensors
 from jaxage.pretrained.torch_file import TorchFile, read_torch_file
 from jaxage.types import UserError
 from jaxage.utils.text import quoted
-
-DictPath = tuple[str, ...]
 
 _HEAD_BYTES = 512
 _MSGPACK_MAPS = {*range(0x81, 0x90), 0xDE, 0xDF}

@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 from jaxage.models.registry import MODELS
 from jaxage.pretrained.hub import HubModel, download
+from jaxage.pretrained.keymap import TIMM_NAMES
 from jaxage.pretrained.manifest import parse_input
 from jaxage.types import Arch, InputContract, UserError
 
 _PREFIX = "timm:"
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _ABSENT = f"is no checkpoint of timm with {_CONFIG} and {_WEIGHTS}: choose another one of the network"
-_TIMM_NAMES = {"mobilenetv2_100": "mobilenet_v2"}
+_OUR_NAMES = {theirs: ours for ours, theirs in TIMM_NAMES.items()}
 
 
 class TimmCheckpoint(NamedTuple):
@@ -45,7 +46,7 @@ def read_timm(weights: str, arch: Arch) -> TimmCheckpoint:
     model = HubModel(name if "/" in name else f"timm/{name}", None)
     folder = download(model, (_CONFIG, _WEIGHTS), (), f"({weights}) {_ABSENT}")
     config = _read_config(folder / _CONFIG, weights)
-    found = _TIMM_NAMES.get(config["architecture"], config["architecture"])
+    found = _OUR_NAMES.get(config["architecture"], config["architecture"])
     if found != arch:
         known = f": choose the network {found}" if found in MODELS else ", which jaxage does not have"
         raise UserError(f"{weights} is a {config['architecture']}, not a {arch}{known}")

@@ -9,12 +9,10 @@ from safetensors.numpy import save
 
 from jaxage.models.registry import create_model
 from jaxage.pretrained.convert import to_torch
-from jaxage.pretrained.keymap import tables
+from jaxage.pretrained.keymap import TIMM_NAMES, tables
 from jaxage.training.export import ModelConfig
 from jaxage.types import Json, UserError, Variables
 from jaxage.utils.trees import flatten
-
-_TIMM_NAMES = {"mobilenet_v2": "mobilenetv2_100"}
 
 
 def torch_files(variables: Variables, config: ModelConfig) -> dict[str, bytes | Json]:
@@ -23,7 +21,7 @@ def torch_files(variables: Variables, config: ModelConfig) -> dict[str, bytes | 
 
     Raises UserError for a network that timm does not have.
     """
-    if config.arch not in ("resnet18", "resnet34", "resnet50", *_TIMM_NAMES):
+    if config.arch not in ("resnet18", "resnet34", "resnet50", *TIMM_NAMES):
         raise UserError(f"{config.arch}: neither timm nor torchvision has it; export to stablehlo")
     modules = sorted({name.split(".", 1)[1].rsplit(".", 1)[0] for name in flatten(variables)})
     table = tables(config.arch, modules).get("timm")
@@ -38,7 +36,7 @@ def _timm_config(config: ModelConfig) -> Json:
     head = create_model(config.arch).spec.head
     outputs = config.objective().outputs
     return {
-        "architecture": _TIMM_NAMES.get(config.arch, config.arch),
+        "architecture": TIMM_NAMES.get(config.arch, config.arch),
         "num_classes": outputs,
         "pretrained_cfg": {
             "num_classes": outputs,
@@ -49,7 +47,7 @@ def _timm_config(config: ModelConfig) -> Json:
             "crop_mode": "center",
             "mean": list(config.mean),
             "std": list(config.std),
-            "first_conv": "conv_stem" if config.arch in _TIMM_NAMES else "conv1",
+            "first_conv": "conv_stem" if config.arch in TIMM_NAMES else "conv1",
             "classifier": head,
         },
     }

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from jaxage.data.files import Files, open_files
-from jaxage.data.importers.csv_table import parse_table
+from jaxage.data.importers.csv_table import named_cells, parse_table
 from jaxage.data.importers.importer import FilterStep, ImportedFaces, Importer, LayoutError
 from jaxage.data.importers.labels import Label, labeled_faces
 from jaxage.data.records import DataError
@@ -72,12 +72,7 @@ def _tables(source: Path, files: Files) -> dict[str, tuple[str, bytes]]:
 
 
 def _rows(data: bytes, path: Path) -> Iterator[dict[str, str]]:
-    lines = parse_table(data, path, _COLUMNS)
-    header = next(lines, (1, []))[1]
-    if missing := sorted(set(_COLUMNS) - set(header)):
-        raise DataError(f"{quoted(path)} lacks the columns {', '.join(missing)}: download APPA-REAL again")
-    for line, cells in lines:
-        row = dict(zip(header, cells, strict=False))
+    for line, row in named_cells(parse_table(data, path, _COLUMNS), path, _COLUMNS):
         try:
             [parse_number(row[column]) for column in _COLUMNS[1:]]
         except (KeyError, ValueError) as error:

@@ -72,6 +72,18 @@ def parse_table(data: bytes, path: Path, wanted: Sequence[str]) -> Iterator[Line
         raise DataError(f"{quoted(path)}: the record that starts on line {line} is not CSV ({error})") from error
 
 
+def named_cells(lines: Iterator[Line], path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The lines below the header, with their cells by the header's names.
+
+    Raises DataError if the header lacks one of the columns.
+    """
+    header = next(lines, (1, []))[1]
+    if missing := sorted(set(columns) - set(header)):
+        raise DataError(f"{quoted(path)} lacks the columns {', '.join(missing)}: download it again")
+    for line, cells in lines:
+        yield line, dict(zip(header, cells, strict=False))
+
+
 def _text(data: bytes, path: Path) -> str:
     kind = next((kind for start, kind in _OTHER_KINDS.items() if data.lstrip().startswith(start)), None)
     if data[257:262] == b"ustar":

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from jaxage.data.files import Files, open_files
-from jaxage.data.importers.csv_table import read_table
+from jaxage.data.importers.csv_table import named_cells, read_table
 from jaxage.data.importers.importer import FilterStep, ImportedFaces, Importer, LayoutError
 from jaxage.data.importers.labels import Label, labeled_faces
 from jaxage.data.records import DataError
@@ -54,7 +54,7 @@ def _open(options: ImdbCleanOptions, seed: int) -> Iterator[ImportedFaces]:
     with open_files(images) as files:
         rows = [row for path, split in tables.items() for row in _labels(path, split)]
         labels = dict(rows)
-        prefix = _prefix(files, labels)
+        prefix = "" if images.is_dir() else _prefix(files, labels)
         labels = {prefix + path: label for path, label in labels.items()}
         about = {
             "source": str(source),
@@ -79,12 +79,7 @@ def _tables(source: Path) -> dict[Path, Split]:
 
 
 def _labels(path: Path, split: Split) -> Iterator[tuple[str, Label]]:
-    lines = read_table(path, _COLUMNS)
-    header = next(lines, (1, []))[1]
-    if missing := sorted(set(_COLUMNS) - set(header)):
-        raise DataError(f"{quoted(path)} lacks the columns {', '.join(missing)}: download it again")
-    for line, cells in lines:
-        row = dict(zip(header, cells, strict=False))
+    for line, row in named_cells(read_table(path, _COLUMNS), path, _COLUMNS):
         try:
             age = parse_number(row["age"])
         except (KeyError, ValueError) as error:
