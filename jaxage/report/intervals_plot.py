@@ -39,5 +39,5 @@ def interval_plot(path: Path, report: Json) -> None:
             axes.grid(axis="x", visible=False)
             axes.tick_params(axis="x", labelrotation=45)
             if axes.get_legend_handles_labels()[0]:
-                axes.legend(loc="lower right")
+                axes.legend(loc="lower right", frameon=True, framealpha=0.9)
         save_picture(path, figure)
