@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxage.models.ops.batch_norm import normalize_by_batch, normalize_by_batch_on_cpu
+from jaxage.models.ops.batch_norm import normalize_by_batch, normalize_by_batch_on_cpu, normalize_by_batch_on_gpu
 from jaxage.models.ops.conv import ConvForm, FeatureMap, conv_depthwise, conv_general, conv_matmul, out_size
+from jaxage.models.ops.relu import relu
 from jaxage.models.ops.winograd import conv_winograd
 from jaxage.types import UserError
 
@@ -45,7 +46,7 @@ class Conv(nn.Module):
     Attributes:
         depthwise: Each channel has a kernel of its own.
         dtype: Of the computation; the kernel is stored as float32.
-        conv_form: "xla" for XLA's own convolution, "cpu" for the form that is fastest on a CPU for these shapes.
+        conv_form: "xla" for XLA's own convolution, "cpu" and "gpu" for the form that is fastest there for these shapes.
     """
 
     features: int
@@ -64,10 +65,10 @@ class Conv(nn.Module):
         if gain is not None:
             kernel = kernel * gain[None, None, None]
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if self.conv_form == "xla":
+        if self.depthwise and self.conv_form != "xla":
+            return conv_depthwise(x, kernel, self.stride, padding, self.conv_form)
+        if self.conv_form != "cpu":
             return conv_general(x, kernel, self.stride, padding, self.features if self.depthwise else 1)
-        if self.depthwise:
-            return conv_depthwise(x, kernel, self.stride, padding)
         positions = math.prod(out_size(n, size, self.stride, padding) for n in x.shape[1:3])
         wide = min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS and x.dtype != jnp.bfloat16
         if size == 3 and self.stride == 1 and wide and positions >= _WINOGRAD_MAP:
@@ -87,7 +88,7 @@ class BatchNorm(nn.Module):
         train_bn: Dotted paths of the modules in training mode; all others are in eval mode.
         dtype: Of the output.
         eps: Added to the variance.
-        conv_form: "cpu" for a gradient in closed form, which is faster on a CPU.
+        conv_form: "cpu" and "gpu" for gradients in closed form, which are faster there.
     """
 
     features: int
@@ -116,36 +117,45 @@ class BatchNorm(nn.Module):
         """What eval mode adds to each channel after the multiplication by `gain`."""
         return self.bias - self.mean.value * gain
 
-    def __call__(self, x: FeatureMap) -> FeatureMap:
-        """Normalize.
+    def __call__(self, x: FeatureMap, ceiling: float | None = None) -> FeatureMap:
+        """Normalize, and clip to 0 and the ceiling if there is one.
 
         Raises:
             UserError: in training mode, if there is only one value per channel; torch refuses that too.
         """
-        x = x.astype(jnp.float32)
         if not self.in_training_mode():
             gain = self.gain()
-            return (x * gain[None, None, None] + self.shift(gain)[None, None, None]).astype(self.dtype)
+            x = x.astype(jnp.float32) * gain[None, None, None] + self.shift(gain)[None, None, None]
+            return (x if ceiling is None else relu(x, ceiling)).astype(self.dtype)
         count = x.size // x.shape[-1]
         if count < 2:
             raise UserError(
                 f"{'.'.join(self.path)}: a BatchNorm in training mode needs more than one value per channel, got 1; "
                 "use larger batches or larger images"
             )
-        normalize = normalize_by_batch_on_cpu if self.conv_form == "cpu" else normalize_by_batch
-        x, mean, var = normalize(x, self.scale, self.bias, self.eps)
+        if self.conv_form == "gpu":
+            clip = None if ceiling is None else (0.0, ceiling)
+            near = self.mean.value
+            x, mean, var = normalize_by_batch_on_gpu(x.astype(self.dtype), self.scale, self.bias, near, self.eps, clip)
+        else:
+            normalize = normalize_by_batch_on_cpu if self.conv_form == "cpu" else normalize_by_batch
+            x, mean, var = normalize(x.astype(jnp.float32), self.scale, self.bias, self.eps)
+            x = x if ceiling is None else relu(x, ceiling)
         self.mean.value += _MOMENTUM * (mean - self.mean.value)
         self.var.value += _MOMENTUM * (var * (count / (count - 1)) - self.var.value)
         return x.astype(self.dtype)
 
 
-def conv_norm(conv: Conv, norm: BatchNorm, x: FeatureMap) -> FeatureMap:
-    """`norm(conv(x))`; a BatchNorm in eval mode is folded into the kernel, which saves a pass over the output."""
+def conv_norm(conv: Conv, norm: BatchNorm, x: FeatureMap, ceiling: float | None = None) -> FeatureMap:
+    """`norm(conv(x))`, and a ReLU if it has a ceiling: infinity, or 6 for ReLU6.
+
+    A BatchNorm in eval mode is folded into the kernel, which saves a pass over the output.
+    """
     if norm.in_training_mode():
-        return norm(conv(x))
+        return norm(conv(x), ceiling)
     gain = norm.gain()
-    y = conv(x, gain).astype(jnp.float32) + norm.shift(gain)[None, None, None]
-    return y.astype(norm.dtype)
+    y = conv(x, gain) + norm.shift(gain).astype(norm.dtype)[None, None, None]
+    return y if ceiling is None else relu(y, ceiling)
 
 
 class Linear(nn.Module):

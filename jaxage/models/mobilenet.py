@@ -34,7 +34,7 @@ class ConvNormReLU6(nn.Module):
     @nn.compact
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """Run the three."""
-        return nn.relu6(conv_norm(self.conv(name="0"), self.norm(name="1"), x))
+        return conv_norm(self.conv(name="0"), self.norm(name="1"), x, ceiling=6.0)
 
 
 class InvertedResidual(nn.Module):

@@ -19,6 +19,9 @@ MODELS: dict[Arch, Network] = {**resnet.NETWORKS, **mobilenet.NETWORKS}
 """Every network that `create_model` builds; add an entry to use a network of your own."""
 
 
+_FORMS: dict[str, ConvForm] = {"cpu": "cpu", "gpu": "gpu"}
+
+
 class Output(NamedTuple):
     """What a network returns.
 
@@ -70,8 +73,8 @@ def create_model(arch: Arch, *, outputs: int = 1, dtype: Dtype = "float32", conv
         arch: A key of `MODELS`.
         outputs: The width of the new head.
         dtype: Of the trunk's computation. Parameters, BatchNorm statistics, pooling and head are always float32.
-        conv_form: "xla" for plain convolutions, which run anywhere; "cpu" for forms of them that are faster on a CPU.
-            None chooses "cpu" if JAX's default backend is the CPU. Name it to compile for another platform.
+        conv_form: "xla" for plain layers, which run anywhere; "cpu" and "gpu" for forms of them that are faster there.
+            None chooses by JAX's default backend. Name it to compile for another platform.
 
     Raises:
         UserError: if `arch` is not in `MODELS`.
@@ -82,7 +85,7 @@ def create_model(arch: Arch, *, outputs: int = 1, dtype: Dtype = "float32", conv
         network.module,
         outputs=outputs,
         dtype=jnp.dtype(dtype),
-        conv_form=conv_form or ("cpu" if jax.default_backend() == "cpu" else "xla"),
+        conv_form=conv_form or _FORMS.get(jax.default_backend(), "xla"),
     )
 
     def init(key: Array) -> Variables:

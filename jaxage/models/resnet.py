@@ -1,5 +1,6 @@
 """ResNets (He et al. 2015, arXiv:1512.03385), as torchvision builds them."""
 
+import math
 from collections.abc import Collection
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from jaxage.models.layers import BatchNorm, Conv, Linear, Sequential, conv_norm,
 from jaxage.models.network import Network
 from jaxage.models.ops.conv import ConvForm, FeatureMap
 from jaxage.models.ops.pool import average_pool, max_pool
+from jaxage.models.ops.relu import relu
 
 
 class BasicBlock(nn.Module):
@@ -25,9 +27,9 @@ class BasicBlock(nn.Module):
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """Divide height and width by `stride`."""
         conv, norm = partial(self.conv, self.features), partial(self.norm, self.features)
-        y = nn.relu(conv_norm(conv(stride=self.stride, name="conv1"), norm(name="bn1"), x))
+        y = conv_norm(conv(stride=self.stride, name="conv1"), norm(name="bn1"), x, ceiling=math.inf)
         y = conv_norm(conv(name="conv2"), norm(name="bn2"), y)
-        return nn.relu(y + _shortcut(conv, norm, self.features, self.stride, x))
+        return relu(y + _shortcut(conv, norm, self.features, self.stride, x))
 
 
 class Bottleneck(nn.Module):
@@ -45,12 +47,12 @@ class Bottleneck(nn.Module):
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """Divide height and width by `stride`."""
         conv, norm = partial(self.conv, self.features), partial(self.norm, self.features)
-        y = nn.relu(conv_norm(conv(kernel_size=1, name="conv1"), norm(name="bn1"), x))
-        y = nn.relu(conv_norm(conv(stride=self.stride, name="conv2"), norm(name="bn2"), y))
+        y = conv_norm(conv(kernel_size=1, name="conv1"), norm(name="bn1"), x, ceiling=math.inf)
+        y = conv_norm(conv(stride=self.stride, name="conv2"), norm(name="bn2"), y, ceiling=math.inf)
         outputs = 4 * self.features
         conv, norm = partial(self.conv, outputs), partial(self.norm, outputs)
         y = conv_norm(conv(kernel_size=1, name="conv3"), norm(name="bn3"), y)
-        return nn.relu(y + _shortcut(conv, norm, outputs, self.stride, x))
+        return relu(y + _shortcut(conv, norm, outputs, self.stride, x))
 
 
 def _shortcut(conv: Any, norm: Any, outputs: int, stride: int, x: FeatureMap) -> FeatureMap:
@@ -95,7 +97,7 @@ class ResNet(nn.Module):
             stem = conv(64, kernel_size=7, stride=2, name="conv1")
             stages["conv1"] = stem(x)
             stages["bn1"] = conv_norm(stem, norm(64, name="bn1"), x)
-            x = max_pool(nn.relu(stages["bn1"]), self.conv_form)
+            x = relu(max_pool(stages["bn1"], self.conv_form))  # as after the ReLU, on a map of a quarter
         for i, repeats in enumerate(self.repeats):
             name, strides = f"layer{i + 1}", (1 if i == 0 else 2, *(1,) * (repeats - 1))
             blocks = [partial(self.block, 64 * 2**i, stride, conv, norm) for stride in strides]

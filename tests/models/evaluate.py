@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxage.models import layers
-from jaxage.models.ops import conv, pool
+from jaxage.models.ops import batch_norm, conv, pool
+from jaxage.models.ops.conv import ConvForm
 from jaxage.models.registry import MODELS, create_model
 from jaxage.types import Arch, Params, Variables
 from jaxage.utils.trees import flatten
@@ -43,12 +44,19 @@ def forward(arch: Arch, variables: Variables, images: np.ndarray, *, train: bool
 
 
 def gradient(
-    arch: Arch, variables: Variables, images: np.ndarray, targets: np.ndarray, *, train: bool, double: bool = True
+    arch: Arch,
+    variables: Variables,
+    images: np.ndarray,
+    targets: np.ndarray,
+    *,
+    train: bool,
+    double: bool = True,
+    form: ConvForm = "cpu",
 ) -> Params:
     """The gradient of the mean square difference of the logits from `targets`."""
     with _double_precision() if double else _nothing():
         inputs = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), (variables, images, targets))
-        result: Params = jax.device_get(_gradient(arch, train, double)(*inputs))
+        result: Params = jax.device_get(_gradient(arch, train, double, form)(*inputs))
     return result
 
 
@@ -61,13 +69,13 @@ def _forward(arch: Arch, train: bool) -> Any:
 
 
 @cache
-def _gradient(arch: Arch, train: bool, double: bool) -> Any:
+def _gradient(arch: Arch, train: bool, double: bool, form: ConvForm) -> Any:
     network = MODELS[arch].module(
         outputs=OUTPUTS,
         train_bn=_train_bn(arch, train),
         dtype=jnp.float64 if double else jnp.float32,
         units=MODELS[arch].units,
-        conv_form="cpu",
+        conv_form=form,
     )
 
     def loss(params: Params, batch_stats: Params, images: Any, targets: Any) -> Any:
@@ -95,7 +103,7 @@ def _double_precision() -> Iterator[None]:
     """The layers keep statistics and the head in float32 whatever the dtype of the rest: read it as float64."""
     wide = SimpleNamespace(**vars(jnp) | {"float32": jnp.float64})
     with jax.enable_x64(True), ExitStack() as stack:
-        for module in (conv, layers, pool):
+        for module in (batch_norm, conv, layers, pool):
             stack.enter_context(mock.patch.object(module, "jnp", wide))
         yield
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxage.models.ops.conv import ConvForm
 from jaxage.pretrained.convert import to_flax, to_torch
 from jaxage.types import Arch, Variables
 from jaxage.utils.trees import flatten
@@ -41,11 +42,12 @@ def test_stages_and_statistics(arch: Arch, size: tuple[int, int], train: bool) -
         _assert_close(sample(value), wanted[name], 1e-4, name)
 
 
+@pytest.mark.parametrize("form", ["cpu", "gpu"])
 @pytest.mark.parametrize("arch", ARCHS)
-def test_gradients(arch: Arch) -> None:
+def test_gradients(arch: Arch, form: ConvForm) -> None:
     size = SIZES[0]
     wanted = golden(arch, f"{size[0]}x{size[1]}/train")
-    ours = flatten(gradient(arch, variables(arch), images(size), targets(), train=True))
+    ours = flatten(gradient(arch, variables(arch), images(size), targets(), train=True, form=form))
     assert {f"gradient/{name}" for name in ours} == {name for name in wanted if name.startswith("gradient/")}
     for name, value in ours.items():
         _assert_close(sample(value), wanted[f"gradient/{name}"], 1e-5, name, floor=1e-10)

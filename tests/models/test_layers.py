@@ -1,3 +1,4 @@
+import math
 from functools import partial
 from typing import Any
 
@@ -28,12 +29,13 @@ class Named(nn.Module):
     conv_form: ConvForm = "cpu"
     eps: float = 1e-5
     folded: bool = True
+    ceiling: float | None = None
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
         conv = Conv(3, kernel_size=1, conv_form=self.conv_form, name="conv1")
         norm = BatchNorm(3, self.train_bn, eps=self.eps, conv_form=self.conv_form, name="bn1")
-        return conv_norm(conv, norm, x) if self.folded else norm(conv(x))
+        return conv_norm(conv, norm, x, self.ceiling) if self.folded else norm(conv(x), self.ceiling)
 
 
 STATS = {"bn1": {"mean": jnp.float32([0.5, -1, 2]), "var": jnp.float32([4, 0.25, 1])}}
@@ -61,10 +63,16 @@ def test_training_mode_normalizes_by_the_batch_and_updates_unbiased_statistics(e
     np.testing.assert_allclose(after["var"], 0.9 * STATS["bn1"]["var"] + 0.1 * rows.var(0, ddof=1), rtol=1e-5)
 
 
-def test_both_forms_of_training_mode_agree() -> None:
+@pytest.mark.parametrize("ceiling", [None, math.inf, 0.5])
+@pytest.mark.parametrize("folded", [True, False])
+@pytest.mark.parametrize("mode", ["bn1", "none"])
+def test_all_forms_agree(mode: str, folded: bool, ceiling: float | None) -> None:
     x = draw(0, 2, 3, 4, 3) * 3 + 1
-    cpu, xla = (normalize(x, frozenset({"bn1"}), conv_form=form) for form in ("cpu", "xla"))
+    fields = {"folded": folded, "ceiling": ceiling}
+    cpu, gpu, xla = (normalize(x, frozenset({mode}), conv_form=form, **fields) for form in ("cpu", "gpu", "xla"))
     assert_same(jax.tree.leaves(cpu), jax.tree.leaves(xla), 1e-6)
+    assert_same(jax.tree.leaves(gpu), jax.tree.leaves(xla), 1e-6)
+    assert ceiling is None or (xla[0].min() == 0 and xla[0].max() <= ceiling)
 
 
 @pytest.mark.parametrize("folded", [True, False])

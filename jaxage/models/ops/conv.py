@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-ConvForm = Literal["cpu", "xla"]
-"""How layers compute: "xla" by XLA's own convolution, "cpu" by the forms that are faster on a CPU."""
+ConvForm = Literal["cpu", "gpu", "xla"]
+"""How layers compute: "xla" plainly, by XLA's own operations; "cpu" and "gpu" by the forms that are faster there."""
 
 FeatureMap = Float[Array, "batch _ _ _"]
 """NHWC."""
@@ -64,30 +64,31 @@ def _matmul_backward(saved: tuple[Array, Array], dy: FeatureMap) -> tuple[Featur
 _matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def conv_depthwise(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw 1 c"], stride: int, padding: int
+    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw 1 c"], stride: int, padding: int, form: ConvForm = "cpu"
 ) -> Float[Array, "b y x c"]:
-    """A depthwise convolution as a sum of shifted and scaled copies of the input, one for each tap."""
-    seen = taps(x, kernel.shape, stride, padding)
-    total = jnp.zeros_like(seen[0])
-    for tap, weight in zip(seen, kernel.reshape(-1, kernel.shape[-1]), strict=True):
-        total = total + tap * weight[None, None, None]
-    return total
+    """A depthwise convolution as a sum, in float32, of shifted and scaled copies of the input, one for each tap."""
+    total = jnp.float32(0)
+    for tap, weight in zip(taps(x, kernel.shape, stride, padding), kernel.reshape(-1, kernel.shape[-1]), strict=True):
+        total = total + tap.astype(jnp.float32) * weight[None, None, None]
+    return total.astype(x.dtype)
 
 
 def _depthwise_forward(
-    x: FeatureMap, kernel: Float[Array, "kh kw 1 c"], stride: int, padding: int
+    x: FeatureMap, kernel: Float[Array, "kh kw 1 c"], stride: int, padding: int, form: ConvForm
 ) -> tuple[FeatureMap, tuple[Array, Array]]:
-    return conv_depthwise(x, kernel, stride, padding), (x, kernel)
+    """On a GPU behind a barrier: XLA would keep the sum for the backward pass, which is of twice the bytes."""
+    y = conv_depthwise(x, kernel, stride, padding, form)
+    return lax.optimization_barrier(y) if form == "gpu" else y, (x, kernel)
 
 
 def _depthwise_backward(
-    stride: int, padding: int, saved: tuple[Array, Array], dy: FeatureMap
+    stride: int, padding: int, form: ConvForm, saved: tuple[Array, Array], dy: FeatureMap
 ) -> tuple[FeatureMap, Float[Array, "kh kw 1 c"]]:
     """The input's gradient is a convolution of `dy`, dilated by the stride, with the flipped kernel.
 
-    The kernel's gradient is one pass over the rows that sums the products of all taps.
+    The kernel's gradient is XLA's on a GPU, and on a CPU one pass over the rows that sums the products of all taps.
     """
     x, kernel = saved
     edges = [
@@ -95,7 +96,10 @@ def _depthwise_backward(
         for k, n, m in zip(kernel.shape, x.shape[1:3], dy.shape[1:3], strict=False)
     ]
     spread = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
-    dx = conv_depthwise(spread, kernel[::-1, ::-1], 1, 0)
+    dx = conv_depthwise(spread, kernel[::-1, ::-1], 1, 0, form)
+    if form == "gpu":
+        _, gradient = jax.vjp(lambda kernel: conv_general(x, kernel, stride, padding, x.shape[-1]), kernel)
+        return lax.optimization_barrier(dx), *gradient(dy)
     products = [(tap * dy).astype(jnp.float32) for tap in taps(x, kernel.shape, stride, padding)]
     rows = lax.reduce(products, [jnp.float32(0)] * len(products), _add, (2,))
     dk = jnp.stack([row.sum((0, 1)) for row in rows]).reshape(kernel.shape)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import correlate
 
-from jaxage.models.ops.conv import conv_depthwise, conv_general, conv_matmul
+from jaxage.models.ops.conv import ConvForm, conv_depthwise, conv_general, conv_matmul
 from tests.models.compare import assert_same, draw, gradients
 
 
@@ -55,12 +55,12 @@ def test_the_forms_for_the_cpu_are_the_same_functions(form: str, height: int, wi
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 2e-6), (jnp.bfloat16, 2e-2)])
 @pytest.mark.parametrize(("size", "padding"), [(1, 0), (2, 1), (3, 0), (3, 1), (3, 3), (5, 2)])
-@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize(("stride", "form"), [(1, "cpu"), (2, "cpu"), (3, "cpu"), (2, "gpu")])
 def test_depthwise_gradients_are_those_of_xlas_convolution(
-    stride: int, size: int, padding: int, dtype: Any, tolerance: float
+    stride: int, form: ConvForm, size: int, padding: int, dtype: Any, tolerance: float
 ) -> None:
     x, kernel = jnp.asarray(draw(0, 2, 8, 7, 6), dtype), jnp.asarray(draw(1, size, size, 1, 6), dtype)
-    found = gradients(lambda x, kernel: conv_depthwise(x, kernel, stride, padding), x, kernel)
+    found = gradients(lambda x, kernel: conv_depthwise(x, kernel, stride, padding, form), x, kernel)
     exact = (x.astype(jnp.float32), kernel.astype(jnp.float32))
     assert_same(found, gradients(lambda x, kernel: conv_general(x, kernel, stride, padding, 6), *exact), tolerance)
 
