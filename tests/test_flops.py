@@ -7,26 +7,16 @@ import jax.numpy as jnp
 import pytest
 from jaxtyping import Array
 
-from jaxage.config import TrainConfig
-from jaxage.data.sampler import EpochBatches
+from jaxage.commands.benchmark.abstract import Case, abstract_programs
 from jaxage.losses import make_objective
 from jaxage.models.registry import Model, create_model
 from jaxage.training.freeze import FreezePlan, make_freeze_plan, parse_trainable
-from jaxage.training.inputs import from_images
-from jaxage.training.optimizer import make_optimizer
-from jaxage.training.state import init_state
-from jaxage.training.step import StepOptions, make_train_step
 from jaxage.types import Arch, Params, Variables
 from jaxage.utils.sharding import make_mesh
 from jaxage.utils.trees import flatten, unflatten
 
-CHANNELS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 BATCH, SIZE = 32, 64
 OBJECTIVE = make_objective("huber", 40.0, 20.0)
-
-
-def shapes(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def flops(function: Any, *arguments: Any) -> float:
@@ -49,17 +39,9 @@ def needed(model: Model, variables: Variables, plan: FreezePlan) -> float:
     return flops(jax.grad(loss, has_aux=True), learning, frozen, variables["batch_stats"], images, ages)
 
 
-def spent(model: Model, config: TrainConfig, variables: Variables, plan: FreezePlan) -> float:
-    optimizer = make_optimizer(config, plan, total_steps=10)
-    input_fn = from_images(model, CHANNELS, start=plan.first_block)
-    options = StepOptions(make_mesh(jax.devices()[:1]), 0, 0.9)
-    step = make_train_step(model, OBJECTIVE, optimizer, plan, input_fn, options)
-    state = jax.eval_shape(lambda v: init_state(v, optimizer), variables)
-    images = jax.ShapeDtypeStruct((100, SIZE, SIZE, 3), jnp.uint8)
-    ages = jax.ShapeDtypeStruct((100,), jnp.float32)
-    rows = jax.ShapeDtypeStruct((3, BATCH), jnp.int32)
-    order = EpochBatches(rows, rows, jax.ShapeDtypeStruct((3, BATCH), jnp.float32))
-    return float(step.lower(state, images, ages, order).compile().cost_analysis()["flops"])
+def spent(case: Case) -> float:
+    step, arguments = abstract_programs(case, SIZE, make_mesh(jax.devices()[:1]))["step"]
+    return float(step.lower(*arguments).compile().cost_analysis()["flops"])
 
 
 @pytest.mark.parametrize(
@@ -78,6 +60,5 @@ def test_a_step_costs_the_forward_and_the_needed_backward(arch: Arch, trainable:
     model = create_model(arch)
     variables = jax.eval_shape(model.init, jax.random.key(0))
     plan = make_freeze_plan(model, variables, parse_trainable(trainable, variables["params"]), "eval")
-    config = TrainConfig(arch=arch, trainable=trainable)
-    ratio = spent(model, config, variables, plan) / needed(model, variables, plan)
+    ratio = spent(Case(arch, trainable, BATCH, "float32")) / needed(model, variables, plan)
     assert 0.95 < ratio <= 1.05

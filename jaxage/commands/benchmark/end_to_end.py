@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from jaxage.commands.benchmark.workloads import Case
+from jaxage.commands.benchmark.abstract import Case
 from jaxage.data.dataset import Dataset
 from jaxage.types import Json
 

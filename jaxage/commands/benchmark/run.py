@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from jax.sharding import Mesh
 
+from jaxage.commands.benchmark.abstract import Case
 from jaxage.commands.benchmark.end_to_end import end_to_end
 from jaxage.commands.benchmark.profiler import record
 from jaxage.commands.benchmark.torch_baseline import torch_available
-from jaxage.commands.benchmark.workloads import Case, JaxageWorkload, TorchWorkload, random_dataset
+from jaxage.commands.benchmark.workloads import JaxageWorkload, TorchWorkload, random_dataset
 from jaxage.commands.study.recipes import REPORT_MODELS, parse_model
 from jaxage.data.dataset import Dataset
 from jaxage.report.timeline import timeline

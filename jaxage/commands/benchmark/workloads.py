@@ -5,12 +5,13 @@ Each method does a piece of work, waits until it is done, and returns the number
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from jax.stages import Compiled
 
+from jaxage.commands.benchmark.abstract import Case
 from jaxage.commands.benchmark.torch_baseline import TorchModel
 from jaxage.config import TrainConfig
 from jaxage.data.dataset import Dataset
@@ -25,17 +26,8 @@ from jaxage.training.loop import predict_at
 from jaxage.training.predictor import predict_rows
 from jaxage.training.setup import InitialModel, check_settings
 from jaxage.training.step import make_predict_step
-from jaxage.types import Arch, CacheFeatures, Dtype, Rows
+from jaxage.types import CacheFeatures, Rows
 from jaxage.utils.sharding import block_if_multi_cpu, make_mesh, replicate, replicated
-
-
-class Case(NamedTuple):
-    """What is measured: a network, its trainable layers, images per step, and the dtype of the trunk."""
-
-    arch: Arch
-    trainable: str
-    batch_size: int
-    dtype: Dtype
 
 
 def random_dataset(n: int, size: int) -> Dataset:

@@ -78,9 +78,8 @@ def conv_depthwise(
 def _depthwise_forward(
     x: FeatureMap, kernel: Float[Array, "kh kw 1 c"], stride: int, padding: int, form: ConvForm
 ) -> tuple[FeatureMap, tuple[Array, Array]]:
-    """On a GPU behind a barrier: XLA would keep the sum for the backward pass, which is of twice the bytes."""
-    y = conv_depthwise(x, kernel, stride, padding, form)
-    return lax.optimization_barrier(y) if form == "gpu" else y, (x, kernel)
+    """On a GPU, XLA would keep the float32 sum for the backward pass: `_stored` prevents it."""
+    return _stored(conv_depthwise(x, kernel, stride, padding, form), form), (x, kernel)
 
 
 def _depthwise_backward(
@@ -91,6 +90,7 @@ def _depthwise_backward(
     The kernel's gradient is XLA's on a GPU, and on a CPU one pass over the rows that sums the products of all taps.
     """
     x, kernel = saved
+    dy = _stored(dy, form)
     edges = [
         (k - 1 - padding, n + padding - 1 - stride * (m - 1), stride - 1)
         for k, n, m in zip(kernel.shape, x.shape[1:3], dy.shape[1:3], strict=False)
@@ -99,11 +99,16 @@ def _depthwise_backward(
     dx = conv_depthwise(spread, kernel[::-1, ::-1], 1, 0, form)
     if form == "gpu":
         _, gradient = jax.vjp(lambda kernel: conv_general(x, kernel, stride, padding, x.shape[-1]), kernel)
-        return lax.optimization_barrier(dx), *gradient(dy)
+        return _stored(dx, form), *gradient(dy)
     products = [(tap * dy).astype(jnp.float32) for tap in taps(x, kernel.shape, stride, padding)]
     rows = lax.reduce(products, [jnp.float32(0)] * len(products), _add, (2,))
     dk = jnp.stack([row.sum((0, 1)) for row in rows]).reshape(kernel.shape)
     return dx, dk.astype(kernel.dtype)
+
+
+def _stored(x: FeatureMap, form: ConvForm) -> FeatureMap:
+    """`x` written to memory once, in its dtype, on a GPU: not computed again by each kernel that reads it."""
+    return lax.optimization_barrier(x) if form == "gpu" else x
 
 
 def _add(totals: list[Array], values: list[Array]) -> list[Array]:
