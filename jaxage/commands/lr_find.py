@@ -106,7 +106,7 @@ def _losses(program: Program, state: TrainState, steps: int, run: Run) -> Curve:
     """The loss of each step, until it far exceeds the minimum. Earlier losses come from the newest checkpoint."""
     losses: list[float] = []
     with open_checkpoints(run.folder / "checkpoints") as checkpoints:
-        if restored := restore_latest(checkpoints, state, replicated(program.mesh)):
+        if restored := restore_latest(checkpoints, state, program.moves, replicated(program.mesh)):
             state, losses = restored.state, restored.progress["losses"]
             run.log(f"resuming at step {int(state.step)}")
         step = program.phases[0].train_steps[1]
@@ -121,7 +121,7 @@ def _losses(program: Program, state: TrainState, steps: int, run: Run) -> Curve:
             if not math.isfinite(losses[-1]) or smooth[-1] > _TOO_MUCH * smooth.min():
                 break
             if len(losses) % _SAVE_EVERY == 0:
-                save(checkpoints, Checkpoint(state, state.average, {"losses": losses}))
+                save(checkpoints, Checkpoint(state, state.average, {"losses": losses}), program.moves)
     finite = [loss for loss in losses if math.isfinite(loss)]
     if not finite:
         raise UserError("the very first loss is NaN or inf: check the data and the weights")

@@ -17,7 +17,7 @@ from jaxage.losses import Objective, reweight_by_age
 from jaxage.pretrained.load import RANDOM
 from jaxage.training.cache_policy import TrainInputs, choose_inputs
 from jaxage.training.feature_cache import FrozenTrunk
-from jaxage.training.freeze import describe, trainable_mask
+from jaxage.training.freeze import describe, ema_mask, trainable_mask
 from jaxage.training.loop import PhaseSteps, Program, steps_per_epoch
 from jaxage.training.optimizer import make_optimizer, make_schedule
 from jaxage.training.setup import InitialModel, Setup
@@ -95,7 +95,7 @@ def build(
     log(f"compiled in {compile_s:.1f} s")
 
     schedule = schedule or make_schedule(config, total)
-    program = Program(records, inputs, phases, predict, predict_batch, schedule, mesh)
+    program = Program(records, inputs, phases, predict, predict_batch, schedule, ema_mask(variables, plan), mesh)
     trainable_sizes = jax.tree.map(lambda leaf, on: leaf.size * on, variables["params"], trainable_mask(plan.labels))
     network = {
         "parameters": count(variables["params"]),

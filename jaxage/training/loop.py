@@ -31,6 +31,9 @@ from jaxage.training.unfreeze import Phase
 from jaxage.types import Predictions, Rows, Variables
 from jaxage.utils.sharding import block_if_multi_cpu, replicated
 
+SECONDS_BETWEEN_CHECKPOINTS = 30.0
+"""Epochs that end sooner after a checkpoint have none; the last one has, and the one that a signal ends."""
+
 
 class Diverged(RuntimeError):
     """The loss is no longer a finite number."""
@@ -55,7 +58,8 @@ class Program(NamedTuple):
     """What is compiled for a run, and what it runs on.
 
     records: the table of images. inputs: what is trained on. phases: training steps for each unfreezing phase.
-    predict_step: predicts `predict_batch` faces at once. schedule: the learning rate by step. mesh: the devices.
+    predict_step: predicts `predict_batch` faces at once. schedule: the learning rate by step. moves: a tree of booleans
+    like the variables: which of them change in the run. mesh: the devices.
     """
 
     records: Records
@@ -64,6 +68,7 @@ class Program(NamedTuple):
     predict_step: PredictStep
     predict_batch: int
     schedule: optax.Schedule
+    moves: Variables
     mesh: Mesh
 
 
@@ -104,10 +109,10 @@ def fit(program: Program, state: TrainState, run: Run) -> tuple[Variables, Progr
     best, progress = _copy(state.average), Progress()
     per_epoch = steps_per_epoch(run.config, program.records)
     with open_checkpoints(run.folder / "checkpoints") as checkpoints, _signals() as caught:
-        if restored := restore_latest(checkpoints, state, replicated(program.mesh)):
+        if restored := restore_latest(checkpoints, state, program.moves, replicated(program.mesh)):
             state, best, progress = restored.state, restored.best, Progress(**restored.progress)
             run.log(f"resuming at step {int(state.step)}")
-        earlier = progress.run_s
+        earlier, saved = progress.run_s, time.perf_counter()
         write_history(run, progress.history)
         for epoch in range(int(state.step) // per_epoch + 1, run.config.epochs + 1):
             state = _train_epoch(program, state, epoch, progress, run, caught)
@@ -118,7 +123,10 @@ def fit(program: Program, state: TrainState, run: Run) -> tuple[Variables, Progr
                 if progress.history[-1]["validation"]["mae"] is None:
                     raise _diverged(run, checkpoints.latest_step(), f"predictions are NaN or inf after epoch {epoch}")
             progress.run_s = earlier + time.perf_counter() - run.started
-            save(checkpoints, Checkpoint(state, best, vars(progress)))
+            due = time.perf_counter() - saved >= SECONDS_BETWEEN_CHECKPOINTS
+            if due or caught or epoch == run.config.epochs:
+                save(checkpoints, Checkpoint(state, best, vars(progress)), program.moves)
+                saved = time.perf_counter()
             write_history(run, progress.history)
             if caught:
                 raise Stopped(

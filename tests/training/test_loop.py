@@ -18,7 +18,8 @@ from jaxage.data.sampler import epoch_batches
 from jaxage.losses import make_objective
 from jaxage.report.event_file import scalars_of
 from jaxage.training.cache_policy import TrainInputs
-from jaxage.training.freeze import make_freeze_plan, parse_trainable
+from jaxage.training.checkpoint import open_checkpoints
+from jaxage.training.freeze import ema_mask, make_freeze_plan, parse_trainable
 from jaxage.training.inputs import from_images
 from jaxage.training.loop import Diverged, PhaseSteps, Program, Progress, Stopped, fit, steps_per_epoch
 from jaxage.training.optimizer import make_optimizer, make_schedule
@@ -64,10 +65,15 @@ def prepare() -> Callable[..., Ready]:
         schedule = make_schedule(CONFIG, total)
         chosen = {count: wrap(step) for count, step in steps.items() if count <= most}
         phases = (PhaseSteps(Phase(0, total, frozenset({"fc", "layer4"})), chosen),)
-        program = Program(RECORDS, inputs, phases, predict, 8, schedule, mesh)
+        program = Program(RECORDS, inputs, phases, predict, 8, schedule, ema_mask(variables, plan), mesh)
         return program, replicate(init_state(variables, optimizer), mesh), a_run(folder)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def a_checkpoint_after_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jaxage.training.loop.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
 
 
 def a_run(folder: Path) -> Run:
@@ -169,6 +175,16 @@ def test_a_whole_epoch_in_one_dispatch_equals_single_steps(prepare: Callable[...
     assert progress.images == expected.images
 
 
+@pytest.mark.parametrize(("seconds", "kept"), [(0.0, [6, 9]), (1000.0, [9])])
+def test_checkpoints_keep_a_distance_and_the_last_epoch_has_one(
+    prepare: Callable[..., Ready], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, kept: list[int]
+) -> None:
+    monkeypatch.setattr("jaxage.training.loop.SECONDS_BETWEEN_CHECKPOINTS", seconds)
+    fit(*prepare(tmp_path / "run"))
+    with open_checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        assert sorted(checkpoints.all_steps()) == kept
+
+
 def test_handlers_are_as_they_were(prepare: Callable[..., Ready], tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     fit(*prepare(tmp_path / "run"))
@@ -265,7 +281,7 @@ def test_what_learns_later_is_untouched_until_then(tmp_path: Path) -> None:
     schedule = make_schedule(CONFIG, total)
 
     def run(folder: Path) -> Variables:
-        program = Program(RECORDS, inputs, phases, predict, 8, schedule, mesh)
+        program = Program(RECORDS, inputs, phases, predict, 8, schedule, ema_mask(variables, plan), mesh)
         return fit(program, replicate(init_state(variables, optimizer), mesh), a_run(folder))[0]
 
     stop_at = 0

@@ -59,6 +59,8 @@ def abstract_programs(
     state = jax.eval_shape(lambda v: init_state(v, optimizer), variables)
     images = jax.ShapeDtypeStruct((_STEPS * batch, image_size, image_size, 3), jnp.uint8)
     ages = jax.ShapeDtypeStruct((_STEPS * batch,), jnp.float32)
+    rows: Any
+    weights: Any
     rows, weights = (jax.ShapeDtypeStruct((_STEPS, batch), dtype) for dtype in (jnp.int32, jnp.float32))
     step = make_train_step(model, objective, optimizer, plan, input_fn, StepOptions(mesh, 0, 0.999))
     predict = make_predict_step(model, objective, input_fn, mesh)
