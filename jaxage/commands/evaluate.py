@@ -19,7 +19,7 @@ from jaxage.training.run_folder import CONFIG, read_config, read_inputs, require
 from jaxage.training.train_images import count_train_images
 from jaxage.training.view_index import rows_of_images
 from jaxage.types import FacesIn, Json, Log, Predictions, Rows, RunPath, Split, UserError, Variables
-from jaxage.utils.sharding import make_mesh, replicate
+from jaxage.utils.sharding import inference_batch, make_mesh, replicate
 from jaxage.utils.text import quoted
 
 
@@ -131,4 +131,4 @@ def predict_images(
     loader = make_loader(dataset.images, dataset.records.age, mesh, device_budget(mesh, config.memory_budget))
     step = compile_predictor(model_config, mesh)
     eval_rows = rows_of_images(rows, model_config.flip)
-    return predict_rows(step, replicate(variables, mesh), loader, eval_rows, config.batch_size)
+    return predict_rows(step, replicate(variables, mesh), loader, eval_rows, inference_batch(mesh, config.batch_size))

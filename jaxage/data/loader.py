@@ -56,7 +56,7 @@ class DataLoader:
 
 
 def make_loader(items: Items, ages: Years, mesh: Mesh, budget_bytes: int | float) -> DataLoader:
-    """A resident loader if the items fit into the budget, a streaming loader otherwise.
+    """A resident loader if the items fit into the budget or are on the devices already, a streaming loader otherwise.
 
     Args:
         items: Images, uint8 (n, size, size, 3), or features, (n, ...).
@@ -64,6 +64,8 @@ def make_loader(items: Items, ages: Years, mesh: Mesh, budget_bytes: int | float
         mesh: The devices.
         budget_bytes: Bytes of each device that are left for the items (see `device_budget`).
     """
+    if isinstance(items, jax.Array):
+        return DataLoader(items, replicate(ages, mesh), mesh)
     if items.nbytes > budget_bytes:
         return DataLoader(items, ages, mesh)
     return DataLoader(replicate(items, mesh), replicate(ages, mesh), mesh)

@@ -75,7 +75,9 @@ class Conv(nn.Module):
             return conv_winograd(x, kernel)
         if size == 1 or positions <= _SMALL_MAP:
             return conv_matmul(x, kernel, self.stride, padding)
-        return conv_general(x, kernel, self.stride, padding)
+        y = conv_general(x, kernel, self.stride, padding)
+        # JAX 0.11's XLA:CPU fuses convolutions of bfloat16 into what follows, and gives NaN for large maps
+        return lax.optimization_barrier(y) if y.dtype == jnp.bfloat16 else y
 
 
 class BatchNorm(nn.Module):

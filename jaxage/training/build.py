@@ -26,7 +26,7 @@ from jaxage.training.step import PredictStep, StepOptions, make_predict_step, ma
 from jaxage.training.unfreeze import make_phases, parse_unfreeze, plan_in
 from jaxage.training.view_index import ViewIndex
 from jaxage.types import Json, Log, LossName
-from jaxage.utils.sharding import replicate
+from jaxage.utils.sharding import inference_batch, replicate
 from jaxage.utils.trees import count
 
 _MOST_STEPS_PER_CALL = 64
@@ -133,7 +133,7 @@ def _compile_predict(
     model, objective = initial.model_config.model(), initial.model_config.objective()
     mesh = inputs.loader.mesh
     head_only = inputs.place != "off" and inputs.input_fn.start == model.spec.head
-    size = -(-(_HEAD_BATCH if head_only else config.batch_size) // mesh.size) * mesh.size
+    size = inference_batch(mesh, _HEAD_BATCH if head_only else config.batch_size)
     eval_rows = np.zeros((size, 1 + config.flip), np.int32)
     ((items, _, _),) = load_batches(inputs.loader, [eval_rows.ravel()])
     step = make_predict_step(model, objective, inputs.input_fn, mesh)

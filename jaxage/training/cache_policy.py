@@ -13,13 +13,15 @@ from jaxage.config import TrainConfig
 from jaxage.data.loader import DataLoader, device_budget, make_loader
 from jaxage.data.sampler import EvalRows, ViewRows
 from jaxage.training.feature_cache import (
-    BATCH_PER_DEVICE,
+    CachedFeatures,
     FrozenTrunk,
     allocate,
     compute_cached,
     feature_key,
     open_cached,
     run_trunk,
+    run_trunk_on_devices,
+    seconds_per_image,
 )
 from jaxage.training.inputs import InputFn, from_features, from_images
 from jaxage.training.view_index import ViewIndex, rows_of_images
@@ -80,17 +82,19 @@ def choose_inputs(
     if place == "off":
         return image_inputs(config, trunk, index)
     started = time.perf_counter()
-    features = stored
+    budget = device_budget(trunk.loader.mesh, config.memory_budget)
+    features: CachedFeatures | jax.Array | None = stored
     if features is None and place == "disk":
         features = compute_cached(trunk, index, path)
+    elif features is None and place == "device" and trunk.loader.device_bytes + trunk.nbytes(len(index)) <= budget:
+        features = jax.block_until_ready(run_trunk_on_devices(trunk, index))
     elif features is None:
         features = allocate(trunk, len(index))
         run_trunk(trunk, index, features)
-    log(f"  {len(features):,} features ready in {time.perf_counter() - started:.1f} s")
+    log(f"  {len(index):,} features ready in {time.perf_counter() - started:.1f} s")
     ages = np.asarray(trunk.loader.ages)[index.wanted().rows]
     free_images(trunk.loader)
-    budget = device_budget(trunk.loader.mesh, config.memory_budget)
-    if place == "device" and features.nbytes > budget:
+    if place == "device" and trunk.nbytes(len(index)) > budget:
         log(f"  they do not fit into the {budget / 2**30:.2f} GiB of the memory budget: cached in memory instead")
     loader = make_loader(features, ages, trunk.loader.mesh, 0 if place == "host" else budget)
     return TrainInputs(loader, index.view_rows, index.eval_rows, from_features(trunk.start), place)
@@ -183,7 +187,7 @@ def _place(config: TrainConfig, trunk: FrozenTrunk, index: ViewIndex, seen: int,
             nbytes=trunk.nbytes(len(index)),
             images=len(index),
             seen=seen,
-            seconds=_seconds(trunk, index),
+            seconds=seconds_per_image(trunk, index),
             device=device_budget(trunk.loader.mesh, config.memory_budget),
             disk=_SHARE_OF_DISK * shutil.disk_usage(folder).free,
             host=_SHARE_OF_MEMORY * host_memory() - _images_in_memory(trunk.loader),
@@ -195,13 +199,3 @@ def _images_in_memory(loader: DataLoader) -> int:
     """Bytes of the host's memory that resident images take: CPU devices have a copy each."""
     on_cpu = loader.mesh.devices.flat[0].platform == "cpu"
     return loader.device_bytes * loader.mesh.size if on_cpu else 0
-
-
-def _seconds(trunk: FrozenTrunk, index: ViewIndex) -> float:
-    """Measure the time of the frozen layers per image, on a few batches after compilation."""
-    some = min(len(index), 4 * BATCH_PER_DEVICE * trunk.loader.mesh.size)
-    out = allocate(trunk, some)
-    run_trunk(trunk, index, out[:1])
-    started = time.perf_counter()
-    run_trunk(trunk, index, out)
-    return (time.perf_counter() - started) / some

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.stages import Wrapped
 from jaxtyping import Array, Int, Shaped
 from tqdm import tqdm
@@ -21,12 +24,11 @@ from jaxage.training.inputs import from_images
 from jaxage.training.view_index import ViewIndex
 from jaxage.types import InputContract, Variables
 from jaxage.utils.files import atomic_write, reserve_space
-from jaxage.utils.sharding import along_batch, replicated
+from jaxage.utils.sharding import along_batch, block_if_multi_cpu, inference_batch, replicated
 from jaxage.utils.trees import flatten, is_within
 
 _VERSION = 2
-BATCH_PER_DEVICE = 32
-_AHEAD = 2
+_BATCH_PER_DEVICE, _AHEAD = 32, 2
 
 CachedFeatures = Shaped[np.ndarray, "rows *item"]
 """What the first trainable block takes, a row for each of a `ViewIndex`."""
@@ -71,6 +73,11 @@ class FrozenTrunk:
         whole, split = replicated(self.loader.mesh), along_batch(self.loader.mesh)
         return jax.jit(extract, in_shardings=(whole, whole, split, split), out_shardings=split)
 
+    @cached_property
+    def batch_size(self) -> int:
+        """Images per call."""
+        return inference_batch(self.loader.mesh, _BATCH_PER_DEVICE * self.loader.mesh.size)
+
 
 def allocate(trunk: FrozenTrunk, rows: int) -> CachedFeatures:
     """An empty array in memory for this many rows of features."""
@@ -79,9 +86,6 @@ def allocate(trunk: FrozenTrunk, rows: int) -> CachedFeatures:
 
 def run_trunk(trunk: FrozenTrunk, index: ViewIndex, out: CachedFeatures) -> None:
     """Compute features into `out`, in the order of the index; as many rows as `out` has."""
-    size = BATCH_PER_DEVICE * trunk.loader.mesh.size
-    count = -(-len(out) // size)
-    rows, view_ids = (np.resize(each[: len(out)], (count, size)).astype(np.int32) for each in index.wanted())
     waiting: deque[Array] = deque()
     written = 0
 
@@ -91,13 +95,44 @@ def run_trunk(trunk: FrozenTrunk, index: ViewIndex, out: CachedFeatures) -> None
         part[:] = np.asarray(batch)[: len(part)]
         written += len(part)
 
-    arguments = zip(load_batches(trunk.loader, rows), view_ids, strict=True)
-    for (images, _, places), ids in tqdm(arguments, "frozen layers", len(rows), leave=False, disable=None):
-        waiting.append(trunk.extract(trunk.variables, images, places, ids))
+    for batch in _batches(trunk, index, len(out)):
+        waiting.append(batch)
         if len(waiting) > _AHEAD:
             write(waiting.popleft())
     for batch in waiting:
         write(batch)
+
+
+def run_trunk_on_devices(trunk: FrozenTrunk, index: ViewIndex) -> Array:
+    """All features in the order of the index, whole on each device: they never pass through the host."""
+    whole, n = replicated(trunk.loader.mesh), len(index)
+    put = jax.jit(
+        lambda out, batch, start: lax.dynamic_update_slice_in_dim(out, batch, start, 0),
+        out_shardings=whole,
+        donate_argnums=0,
+    )
+    out = jax.jit(lambda: jnp.zeros((n, *trunk.feature.shape), trunk.feature.dtype), out_shardings=whole)()
+    for start, batch in zip(range(0, n, trunk.batch_size), _batches(trunk, index, n), strict=True):
+        out = block_if_multi_cpu(put(out, batch[: n - start], np.int32(start)))
+    return out
+
+
+def seconds_per_image(trunk: FrozenTrunk, index: ViewIndex) -> float:
+    """Measure the time of the frozen layers, on a few batches after compilation."""
+    some = min(len(index), 4 * trunk.batch_size)
+    jax.block_until_ready(list(_batches(trunk, index, 1)))
+    started = time.perf_counter()
+    jax.block_until_ready(list(_batches(trunk, index, some)))
+    return (time.perf_counter() - started) / some
+
+
+def _batches(trunk: FrozenTrunk, index: ViewIndex, count: int) -> Iterator[Array]:
+    """The features of the first rows of the index; the last batch is filled up."""
+    shape = -(-count // trunk.batch_size), trunk.batch_size
+    rows, view_ids = (np.resize(each[:count], shape).astype(np.int32) for each in index.wanted())
+    arguments = zip(load_batches(trunk.loader, rows), view_ids, strict=True)
+    for (images, _, places), ids in tqdm(arguments, "frozen layers", len(rows), leave=False, disable=None):
+        yield trunk.extract(trunk.variables, images, places, ids)
 
 
 def feature_key(trunk: FrozenTrunk, index: ViewIndex) -> str:

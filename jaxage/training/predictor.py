@@ -39,7 +39,7 @@ class Predictor:
     """A model that is ready to predict: images in, estimates out.
 
     config: Of the model.
-    batch_size: Images per step; the last step of a call is filled up.
+    batch_size: Images per step at most; the last step of a call is filled up.
     coverage: The probability with which an interval is to hold the true age.
     """
 
@@ -54,7 +54,8 @@ class Predictor:
         """Estimate the age of each image, uint8 (n, size, size, 3), cropped like those of the training."""
         loader = DataLoader(images, np.zeros(len(images), np.float32), self._mesh)
         eval_rows = rows_of_images(np.arange(len(images)), self.config.flip)
-        predicted = predict_rows(self._step, self._variables, loader, eval_rows, self.batch_size)
+        size = min(self.batch_size, 1 << (len(images) - 1).bit_length())  # a power of two: few sizes to compile
+        predicted = predict_rows(self._step, self._variables, loader, eval_rows, size)
         bounds = None
         if self.config.intervals is not None:
             bounds = bounds_of(self.config.intervals, predicted, self.coverage)

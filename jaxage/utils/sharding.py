@@ -9,6 +9,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxage.types import UserError
 
+_INFERENCE_BATCH = 512
+
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """These devices (default: all) along one axis, `data`."""
@@ -29,6 +31,14 @@ def mesh_for(batch_size: int) -> Mesh:
             f"--batch-size {batch_size} does not divide among {len(devices)} devices: use a multiple of {len(devices)}"
         )
     return make_mesh(devices)
+
+
+def inference_batch(mesh: Mesh, batch_size: int) -> int:
+    """Images per call of a program without gradients: at least 512 for each device that is not a CPU, which needs many
+    to be busy and has the memory; a multiple of the devices.
+    """
+    cpu = mesh.devices.flat[0].platform == "cpu"
+    return -(-max(batch_size, 0 if cpu else _INFERENCE_BATCH * mesh.size) // mesh.size) * mesh.size
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -402,7 +402,7 @@ def unavailable(*_: Any) -> None:
 
 
 def start(faces: Path, out: Path) -> "subprocess.Popen[str]":
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in (TINY | {"epochs": 6}).items()]
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in (TINY | {"epochs": 20}).items()]
     command = [sys.executable, "-m", "tests.tiny_cli", "train", f"--data={faces}", f"--out={out}", "--resume", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ))
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxage.models.ops.conv import ConvForm
+from jaxage.models.registry import create_model
 from jaxage.pretrained.convert import to_flax, to_torch
 from jaxage.types import Arch, Variables
 from jaxage.utils.trees import flatten
@@ -51,6 +52,15 @@ def test_gradients(arch: Arch, form: ConvForm) -> None:
     assert {f"gradient/{name}" for name in ours} == {name for name in wanted if name.startswith("gradient/")}
     for name, value in ours.items():
         _assert_close(sample(value), wanted[f"gradient/{name}"], 1e-5, name, floor=1e-10)
+
+
+def test_bfloat16_is_finite_for_large_images_too() -> None:
+    """Of large maps of bfloat16, JAX 0.11 on a CPU gave NaN."""
+    rough, exact = (create_model("resnet18", dtype=dtype) for dtype in ("bfloat16", "float32"))
+    weights = exact.init(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (4, 256, 256, 3))
+    found, expected = (jax.jit(lambda x, m=m: m.apply(weights, x).logits)(x) for m in (rough, exact))
+    np.testing.assert_allclose(found, expected, atol=0.02)
 
 
 def _assert_close(ours: np.ndarray, theirs: np.ndarray, tolerance: float, name: str, floor: float = 0) -> None:

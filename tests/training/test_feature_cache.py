@@ -15,10 +15,18 @@ from jax.sharding import Mesh
 from jaxage.data.augment import normalize, to_unit, view
 from jaxage.data.loader import DataLoader, make_loader
 from jaxage.models.registry import create_model
-from jaxage.training.feature_cache import FrozenTrunk, allocate, compute_cached, feature_key, open_cached, run_trunk
+from jaxage.training.feature_cache import (
+    FrozenTrunk,
+    allocate,
+    compute_cached,
+    feature_key,
+    open_cached,
+    run_trunk,
+    run_trunk_on_devices,
+)
 from jaxage.training.view_index import ViewIndex
 from jaxage.types import InputContract
-from jaxage.utils.sharding import make_mesh, replicate
+from jaxage.utils.sharding import make_mesh, replicate, replicated
 from tests.tiny import tiny_model
 
 RNG = np.random.default_rng(0)
@@ -66,6 +74,9 @@ def test_every_view_of_every_image_is_where_the_index_says(devices: int, budget:
     def expected(images: Any) -> Any:
         return t.model.features(t.variables, normalize(images, *CHANNELS), "layer4")
 
+    there = run_trunk_on_devices(t, index)
+    assert there.sharding == replicated(t.loader.mesh)
+    np.testing.assert_array_equal(there, out)
     units = to_unit(jnp.asarray(IMAGES))
     np.testing.assert_allclose(out[:70], expected(units), rtol=1e-5, atol=1e-5)
     for which in range(3):

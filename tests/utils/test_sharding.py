@@ -1,10 +1,22 @@
+from types import SimpleNamespace
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from jaxage.types import UserError
-from jaxage.utils.sharding import along_batch, block_if_multi_cpu, make_mesh, mesh_for, replicate, replicated
+from jaxage.utils.sharding import (
+    along_batch,
+    block_if_multi_cpu,
+    inference_batch,
+    make_mesh,
+    mesh_for,
+    replicate,
+    replicated,
+)
 
 
 def test_all_devices_or_some_along_one_axis() -> None:
@@ -45,6 +57,13 @@ def test_programs_on_several_cpus_are_waited_for() -> None:
 
 def test_as_many_cores_as_divide_the_batch() -> None:
     assert [mesh_for(size).size for size in (32, 33, 1)] == [2, 1, 1]
+
+
+def test_gpus_predict_many_at_once() -> None:
+    mesh = make_mesh(jax.devices()[:2])
+    assert [inference_batch(mesh, size) for size in (1, 32, 33, 600)] == [2, 32, 34, 600]
+    gpus = mock.Mock(spec=Mesh, size=2, devices=np.array([SimpleNamespace(platform="gpu")] * 2))
+    assert [inference_batch(gpus, size) for size in (32, 4097)] == [1024, 4098]
 
 
 def test_a_batch_that_does_not_divide_among_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

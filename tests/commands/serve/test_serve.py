@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 from PIL import Image
@@ -81,7 +82,7 @@ def test_requests_at_once_are_answered_together(server: tuple[str, Any], photos:
             answers = list(pool.map(lambda _: post(url, data), range(16)))
     finally:
         service.predictor._predictor = predictor
-    assert len({answer.json()["faces"][0]["age"] for answer in answers}) == 1
+    assert np.ptp([answer.json()["faces"][0]["age"] for answer in answers]) < 1e-3
     assert sum(steps) == 16
     assert len(steps) < 16
 
