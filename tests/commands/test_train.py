@@ -434,7 +434,6 @@ def test_killed_at_random_moments_and_resumed_equals_not_killed(faces: Path, tmp
         assert report[part] == whole[part]
     assert (tmp_path / "killed" / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
     assert predictions(tmp_path / "killed") == predictions(tmp_path / "whole")
-    assert report["timing"]["total_s"] > whole["timing"]["total_s"] / 2
 
 
 def wait_for_epochs(out: Path, epochs: int, process: "subprocess.Popen[str]") -> None:

@@ -1,5 +1,6 @@
 """Time whole fine-tuning runs, each in its own process, from files to test metrics."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from jaxage.commands.benchmark.abstract import Case
+from jaxage.commands.benchmark.torch_baseline import UsualLoop
 from jaxage.data.dataset import Dataset
 from jaxage.types import Json
 
@@ -38,15 +40,19 @@ def end_to_end(case: Case, data: Dataset, epochs: int, *, with_torch: bool) -> J
         jaxage = [sys.executable, "-m", "jaxage.cli", "train", *options]
         runs = {key: [*jaxage, f"--out={folder / key}"] for key in ("first", "second")}
         if with_torch:
-            module = "jaxage.commands.benchmark.torch_baseline"
-            arguments = map(str, (table, case.arch, case.trainable, size, case.batch_size, epochs))
-            runs["torch"] = [sys.executable, "-m", module, *arguments]
+            loop = UsualLoop(str(table), case.arch, case.trainable, size, case.batch_size, epochs)
+            runs["torch"] = torch_command(loop)
         variables = dict(os.environ) | {"JAXAGE_CACHE": str(folder / "cache")}
         times = {
             f"{key}_s": round(_run_process(command, variables, folder / "output.txt"), 2)
             for key, command in runs.items()
         }
     return {"arch": case.arch, "trainable": case.trainable, "images": len(data.records), **times}
+
+
+def torch_command(loop: UsualLoop) -> list[str]:
+    """The command that runs the usual loop."""
+    return [sys.executable, "-m", "jaxage.commands.benchmark.torch_baseline", json.dumps(loop._asdict())]
 
 
 def _run_process(command: list[str], variables: dict[str, str], output: Path) -> float:

@@ -1,6 +1,9 @@
 """Measure how fast jaxage is on this machine, compared with torch if it is installed."""
 
+import os
+import re
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,10 +18,12 @@ from jax.sharding import Mesh
 from jaxage.commands.benchmark.abstract import Case
 from jaxage.commands.benchmark.end_to_end import end_to_end
 from jaxage.commands.benchmark.profiler import record
+from jaxage.commands.benchmark.to_mae import Race, copy_faces, to_mae
 from jaxage.commands.benchmark.torch_baseline import torch_available
 from jaxage.commands.benchmark.workloads import JaxageWorkload, TorchWorkload, random_dataset
 from jaxage.commands.study.recipes import REPORT_MODELS, parse_model
 from jaxage.data.dataset import Dataset
+from jaxage.pretrained.load import RANDOM
 from jaxage.report.timeline import timeline
 from jaxage.training.run_folder import environment
 from jaxage.types import Dtype, Json, Log, UserError
@@ -26,7 +31,7 @@ from jaxage.utils.files import write_json
 from jaxage.utils.sharding import along_batch, mesh_for
 
 CONFIGURATIONS = (*(spec.name for spec in REPORT_MODELS), "resnet18:all")
-_SECONDS, _PAUSE = 1.0, 0.3
+_SECONDS, _SECONDS_ON_GPU, _PAUSE = 1.0, 0.3, 0.3
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,22 @@ class BenchmarkConfig:
     end_to_end_images: int = 2000
     """Images of those runs."""
 
+    to_mae: float | None = None
+    """Instead of rates, measure the seconds from launch until the validation MAE is at most this many years, in jaxage
+    with its defaults and in torch's usual loop, each in its own process. Needs --data."""
+
+    data: Path | None = None
+    """The faces of --to-mae: a CSV with the columns path, age and split."""
+
+    weights: str = RANDOM
+    """The initial weights of --to-mae, as for train."""
+
+    epochs: int = 5
+    """How many epochs the runs of --to-mae have at most."""
+
+    seeds: int = 3
+    """How many runs of each there are for --to-mae; medians are reported."""
+
     out: Path = Path("benchmark.json")
     """The JSON file for the results."""
 
@@ -71,9 +92,11 @@ class BenchmarkConfig:
     def __post_init__(self) -> None:
         """Raise UserError for the first field that cannot be used."""
         least = {"image_size": 32, "batch_size": 1, "images": 5, "rounds": 1, "end_to_end_images": 5}
-        for name, value in least.items():
+        for name, value in (least | {"epochs": 1, "seeds": 1}).items():
             if getattr(self, name) < value:
                 raise UserError(f"--{name.replace('_', '-')} must be at least {value}, got {getattr(self, name)}")
+        if (self.to_mae is None) != (self.data is None):
+            raise UserError("--to-mae trains on --data: give both")
 
 
 def benchmark(config: BenchmarkConfig, log: Log = print) -> Json:
@@ -90,38 +113,69 @@ def benchmark(config: BenchmarkConfig, log: Log = print) -> Json:
         - `step_bytes`: memory of the step besides the images.
         - `difference`: the largest difference in years between predictions on this device and on the CPU in float32.
 
-        `end_to_end` has the seconds of whole processes (see `end_to_end`).
+        A row that needs too much memory has `error` instead. `end_to_end` has the seconds of whole processes (see
+        `end_to_end`), and `to_mae` the seconds to a validation error (see `to_mae`), which replaces the rates.
 
     Raises:
-        UserError: For a configuration that is not a model, or a batch size that does not fit the devices.
+        UserError: for a configuration that is not a model, a batch size that does not fit the devices, and (DataError,
+            WeightsError) data and weights that cannot be used.
     """
     models = [parse_model(text) for text in config.configurations]
     cases = [Case(model.arch, model.trainable, config.batch_size, config.dtype) for model in models]
-    mesh, with_torch = mesh_for(config.batch_size), torch_available()
-    log(f"{mesh.size} x {mesh.devices.flat[0].device_kind}, JAX {jax.__version__}")
+    with_torch = torch_available()
     log("compared with torch" if with_torch else "torch or torchvision cannot be imported: jaxage only")
-    data, peak = random_dataset(config.images, config.image_size), _peak(mesh, config.dtype)
-    rows, processes = [], []
-    log(_HEADER)
-    with _no_compilation_cache():
-        for case in cases:
-            rows.append(_measure(config, case, data, peak, with_torch))
-            log(_line(rows[-1]))
+    processes = _time_processes(config, cases, with_torch, log)  # before this process takes a GPU's memory
+    if with_torch:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # JAX would take three quarters at once
+    mesh = mesh_for(config.batch_size)
+    log(f"{mesh.size} x {mesh.devices.flat[0].device_kind}, JAX {jax.__version__}")
+    result: Json = {
+        "settings": asdict(config) | {name: str(getattr(config, name)) for name in ("out", "profile", "data")},
+        "environment": environment(),
+        **processes,
+    }
+    if config.to_mae is None:
+        peak = _peak(mesh, config.dtype)
+        result |= {"peak_tflops": peak / 1e12, "rows": _measure_all(config, cases, peak, with_torch, log)}
+    write_json(config.out, result)
+    return result
+
+
+def _time_processes(config: BenchmarkConfig, cases: list[Case], with_torch: bool, log: Log) -> dict[str, list[Json]]:
+    found: dict[str, list[Json]] = {"end_to_end": [], "to_mae": []}
     if config.end_to_end_epochs:
         files = random_dataset(config.end_to_end_images, config.image_size)
         log(f"from files to test metrics, {config.end_to_end_epochs} epochs: first run, second run, torch's usual loop")
         for case in cases:
-            processes.append(end_to_end(case, files, config.end_to_end_epochs, with_torch=with_torch))
-            log("  ".join(f"{key} {value}" for key, value in processes[-1].items()))
-    result = {
-        "settings": asdict(config) | {"out": str(config.out), "profile": str(config.profile)},
-        "environment": environment(),
-        "peak_tflops": peak / 1e12,
-        "rows": rows,
-        "end_to_end": processes,
-    }
-    write_json(config.out, result)
-    return result
+            found["end_to_end"].append(end_to_end(case, files, config.end_to_end_epochs, with_torch=with_torch))
+            log("  ".join(f"{key} {value}" for key, value in found["end_to_end"][-1].items()))
+    if config.to_mae is not None and config.data is not None:
+        log(f"from launch to a validation MAE of {config.to_mae:g}: first run, second run, torch's usual loop")
+        with tempfile.TemporaryDirectory(prefix="jaxage-benchmark-") as folder:
+            table = copy_faces(config.data, Path(folder))
+            race = Race(table, config.to_mae, config.image_size, config.epochs, config.seeds, config.weights)
+            for case in cases:
+                found["to_mae"].append(to_mae(case, race, with_torch=with_torch))
+                log("  ".join(f"{key} {value}" for key, value in found["to_mae"][-1].items()))
+    return found
+
+
+def _measure_all(config: BenchmarkConfig, cases: list[Case], peak: float, with_torch: bool, log: Log) -> list[Json]:
+    """A row for each case. One that needs too much memory has its error instead, and the others go on."""
+    data, rows = random_dataset(config.images, config.image_size), []
+    log(_HEADER)
+    with _no_compilation_cache():
+        for case in cases:
+            try:
+                rows.append(_measure(config, case, data, peak, with_torch))
+                log(_line(rows[-1]))
+            except RuntimeError as error:
+                if not re.search("RESOURCE_EXHAUSTED|out of memory", str(error), re.IGNORECASE):
+                    raise
+                reason = str(error).strip().splitlines()[0]
+                rows.append({"arch": case.arch, "trainable": case.trainable, "error": reason})
+                log(f"{case.arch} {case.trainable}: too large for the device at this --batch-size: {reason}")
+    return rows
 
 
 def _measure(config: BenchmarkConfig, case: Case, data: Dataset, peak: float, with_torch: bool) -> Json:
@@ -137,7 +191,8 @@ def _measure(config: BenchmarkConfig, case: Case, data: Dataset, peak: float, wi
     if config.profile:
         picture = config.profile.with_stem(f"{config.profile.stem}-{case.arch}-{case.trainable.replace(',', '+')}")
         timeline(picture, record(plain.epoch), f"an epoch of {case.arch} {case.trainable}")
-    rates = _alternate(work, config.rounds)
+    on_cpu = plain.mesh.devices.flat[0].platform == "cpu"
+    rates = _alternate(work, config.rounds, _SECONDS if on_cpu else _SECONDS_ON_GPU)
     return {
         "arch": case.arch,
         "trainable": case.trainable,
@@ -150,7 +205,7 @@ def _measure(config: BenchmarkConfig, case: Case, data: Dataset, peak: float, wi
     }
 
 
-def _alternate(work: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
+def _alternate(work: dict[str, Callable[[], int]], rounds: int, seconds: float) -> dict[str, float]:
     """The median rate of each function in images per second. A function returns how many images it has processed.
 
     The functions are measured in turns, so that changes of the machine's speed affect all of them. There is a pause
@@ -162,7 +217,7 @@ def _alternate(work: dict[str, Callable[[], int]], rounds: int) -> dict[str, flo
             time.sleep(_PAUSE)
             run()
             images, started = 0, time.perf_counter()
-            while (elapsed := time.perf_counter() - started) < _SECONDS or not images:
+            while (elapsed := time.perf_counter() - started) < seconds or not images:
                 images += run()
             found[name].append(images / elapsed)
     return {name: statistics.median(rates) for name, rates in found.items()}

@@ -1,15 +1,17 @@
 """The same training in torch, as a baseline for the benchmark. jaxage itself does not need torch.
 
-`python -m jaxage.commands.benchmark.torch_baseline FACES.csv ARCH LAYERS SIZE BATCH EPOCHS` runs the usual loop from
-files to test metrics.
+`python -m jaxage.commands.benchmark.torch_baseline JSON` runs the usual loop from files to test metrics; JSON has the
+fields of `UsualLoop`.
 """
 
 import csv
+import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,6 +42,7 @@ class TorchModel:
 
         self._torch = torch
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.backends.cudnn.benchmark = True
         self._images = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
         self._ages = torch.from_numpy(np.ascontiguousarray(ages)).to(self._device)
         self._mean, self._std = (torch.tensor(x, device=self._device)[None, :, None, None] for x in (_MEAN, _STD))
@@ -113,19 +116,33 @@ def keep_frozen(network: Any) -> Any:
     return network
 
 
-def usual_loop(table: Path, arch: Arch, trainable: str, size: int, batch_size: int, epochs: int) -> dict[str, float]:
+class UsualLoop(NamedTuple):
+    """What the usual loop trains.
+
+    table: a CSV with the columns path, age and split; paths are relative to its folder. arch: a name in
+    `torchvision.models`. trainable: the trainable layers, as for `jaxage train --trainable`. size: height and width in
+    pixels. batch_size: images per step. weights: a file of `numpy.savez` with the trunk's tensors; random without it.
+    """
+
+    table: str
+    arch: Arch
+    trainable: str
+    size: int
+    batch_size: int
+    epochs: int
+    weights: str | None = None
+    seed: int = 0
+
+
+def usual_loop(loop: UsualLoop, log: Callable[[str], None] = print) -> dict[str, float]:
     """Fine-tune as tutorials do, from files to test metrics.
 
     A DataLoader decodes, flips and normalizes in every epoch. The network is in training mode; frozen layers have
     `requires_grad=False`. It is validated after each epoch and tested after the last.
 
     Args:
-        table: A CSV with the columns path, age and split; paths are relative to its folder.
-        arch: A name in `torchvision.models`.
-        trainable: The trainable layers, as for `jaxage train --trainable`.
-        size: Height and width in pixels.
-        batch_size: Images per step.
-        epochs: The number of epochs.
+        loop: What is trained.
+        log: Takes a line of JSON after each epoch, like those of `metrics.jsonl`.
 
     Returns:
         `validation_mae` and `test_mae` in years.
@@ -134,6 +151,8 @@ def usual_loop(table: Path, arch: Arch, trainable: str, size: int, batch_size: i
     from PIL import Image
     from torchvision import transforms
 
+    table, size, batch_size = Path(loop.table), loop.size, loop.batch_size
+    torch.manual_seed(loop.seed)
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     resize = [transforms.Resize(size), transforms.CenterCrop(size)]
@@ -159,7 +178,10 @@ def usual_loop(table: Path, arch: Arch, trainable: str, size: int, batch_size: i
         for split in ("train", "validation", "test")
     }
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = freeze(build(arch), trainable).to(device)
+    network = freeze(build(loop.arch), loop.trainable).to(device)
+    if loop.weights:
+        with np.load(loop.weights) as tensors:
+            network.load_state_dict({name: torch.from_numpy(tensors[name]) for name in tensors.files}, strict=False)
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=5e-4)
 
     def error(split: str) -> float:
@@ -168,7 +190,7 @@ def usual_loop(table: Path, arch: Arch, trainable: str, size: int, batch_size: i
             parts = [(network(x.to(device))[:, 0].cpu() - y).abs() for x, y in loaders[split]]
         return 20 * float(torch.cat(parts).mean())
 
-    for _ in range(epochs):
+    for epoch in range(1, loop.epochs + 1):
         network.train()
         for x, y in loaders["train"]:
             optimizer.zero_grad()
@@ -176,10 +198,11 @@ def usual_loop(table: Path, arch: Arch, trainable: str, size: int, batch_size: i
             torch.nn.functional.l1_loss(output, y.to(device, torch.float32)).backward()
             optimizer.step()
         validation = error("validation")
+        log(json.dumps({"epoch": epoch, "validation": {"mae": validation}}))
     return {"validation_mae": validation, "test_mae": error("test")}
 
 
 if __name__ == "__main__":
     started = time.perf_counter()
-    faces, arch, layers, *numbers = sys.argv[1:]
-    print(usual_loop(Path(faces), arch, layers, *map(int, numbers)), f"{time.perf_counter() - started:.1f} s")
+    found = usual_loop(UsualLoop(**json.loads(sys.argv[1])), partial(print, flush=True))
+    print(found, f"{time.perf_counter() - started:.1f} s")

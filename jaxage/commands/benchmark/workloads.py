@@ -9,13 +9,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.stages import Compiled
 
-from jaxage.commands.benchmark.abstract import Case
+from jaxage.commands.benchmark.abstract import Case, abstract_programs
 from jaxage.commands.benchmark.torch_baseline import TorchModel
 from jaxage.config import TrainConfig
 from jaxage.data.dataset import Dataset
-from jaxage.data.loader import DataLoader, step_batches
+from jaxage.data.loader import DataLoader
 from jaxage.data.records import make_records
 from jaxage.data.sampler import epoch_batches
 from jaxage.models.registry import create_model
@@ -28,6 +27,9 @@ from jaxage.training.setup import InitialModel, check_settings
 from jaxage.training.step import make_predict_step
 from jaxage.types import CacheFeatures, Rows
 from jaxage.utils.sharding import block_if_multi_cpu, make_mesh, replicate, replicated
+
+_COMPARED = 32
+"""Images whose predictions are compared with the CPU's."""
 
 
 def random_dataset(n: int, size: int) -> Dataset:
@@ -43,8 +45,10 @@ class JaxageWorkload:
     """A training run of jaxage without mirrored images. Its state is kept from call to call.
 
     start: The first trainable unit.
+    mesh: The devices.
     compile_s: Seconds of compiling.
-    flops: Of the training step, per image.
+    flops: Of the training step from images, per image, in the program before XLA's optimizations: a compiled one does
+        not count what cuDNN does.
     step_bytes: XLA's temporary arrays of the training step, per device.
     """
 
@@ -75,10 +79,11 @@ class JaxageWorkload:
         self._epoch = jax.device_put(epoch_batches(inputs.view_rows, 0, 1, self._batch), replicated(mesh))
         self._train_steps = self._program.phases[0].train_steps
         self._count = max(self._train_steps)
-        one: Any = self._train_steps[1]
-        arguments = next(step_batches(inputs.loader, self._epoch, 0, 1, 1))
-        compiled: Any = one if isinstance(one, Compiled) else one.lower(self._state, *arguments).compile()
-        self.flops = compiled.cost_analysis()["flops"] * mesh.size / self._batch
+        self.mesh = mesh
+        step, arguments = abstract_programs(case, size, mesh)["step"]
+        lowered: Any = step.lower(*arguments)
+        self.flops = lowered.cost_analysis()["flops"] / self._batch
+        compiled: Any = self._train_steps[self._count]
         self.step_bytes = compiled.memory_analysis().temp_size_in_bytes
 
     def train(self) -> int:
@@ -101,7 +106,7 @@ class JaxageWorkload:
 
     def difference(self) -> float:
         """The largest difference in years from predictions on the CPU in float32, with the initial weights."""
-        rows = np.resize(np.arange(len(self._data.records)), self._batch)
+        rows = np.resize(np.arange(len(self._data.records)), min(self._batch, _COMPARED))
         here = predict_at(self._program, self._state.average, rows).age
         exact = replace(self._config, dtype="float32")
         model = create_model(exact.arch, outputs=exact.objective().outputs, conv_form="cpu")
@@ -110,7 +115,7 @@ class JaxageWorkload:
             input_fn = from_images(model, (exact.mean, exact.std))
             predict = make_predict_step(model, exact.objective(), input_fn, mesh)
             loader = DataLoader(self._data.images, self._data.records.age, mesh)
-            there = predict_rows(predict, replicate(self._variables, mesh), loader, rows[:, None], self._batch).age
+            there = predict_rows(predict, replicate(self._variables, mesh), loader, rows[:, None], len(rows)).age
         return float(np.abs(here - there).max())
 
     def _steps(self, calls: int) -> None:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,19 @@ def torch_equal(a: Any, b: Any) -> bool:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its workers fork, which JAX minds
 @pytest.mark.filterwarnings("ignore:os.fork")
 def test_the_usual_loop_goes_from_files_to_test_error(tmp_path: Path) -> None:
-    from jaxage.commands.benchmark.torch_baseline import usual_loop
+    from jaxage.commands.benchmark.torch_baseline import UsualLoop, build, usual_loop
 
     splits = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
     lines = [f"{i}.png,{age:.0f},{split}" for i, (age, split) in enumerate(zip(AGES, splits, strict=True))]
     (tmp_path / "faces.csv").write_text("path,age,split\n" + "\n".join(lines) + "\n")
     for i, pixels in enumerate(IMAGES):
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
-    found = usual_loop(tmp_path / "faces.csv", "resnet18", "fc", 32, 2, 1)
+    trunk = {name: value.numpy() for name, value in build("resnet18").state_dict().items() if not name.startswith("fc")}
+    np.savez(tmp_path / "trunk.npz", **trunk)
+    said: list[str] = []
+    loop = UsualLoop(str(tmp_path / "faces.csv"), "resnet18", "fc", 32, 2, 2, str(tmp_path / "trunk.npz"))
+    found = usual_loop(loop, said.append)
     assert all(0 < value < 100 for value in found.values())
+    lines = [json.loads(line) for line in said]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert lines[-1]["validation"]["mae"] == found["validation_mae"]
