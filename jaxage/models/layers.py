@@ -15,7 +15,15 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxage.models.ops.batch_norm import normalize_by_batch, normalize_by_batch_on_cpu, normalize_by_batch_on_gpu
-from jaxage.models.ops.conv import ConvForm, FeatureMap, conv_depthwise, conv_general, conv_matmul, out_size
+from jaxage.models.ops.conv import (
+    ConvForm,
+    FeatureMap,
+    conv_depthwise,
+    conv_direct,
+    conv_general,
+    conv_matmul,
+    out_size,
+)
 from jaxage.models.ops.relu import relu
 from jaxage.models.ops.winograd import conv_winograd
 from jaxage.types import UserError
@@ -75,9 +83,10 @@ class Conv(nn.Module):
             return conv_winograd(x, kernel)
         if size == 1 or positions <= _SMALL_MAP:
             return conv_matmul(x, kernel, self.stride, padding)
-        y = conv_general(x, kernel, self.stride, padding)
+        if x.dtype != jnp.bfloat16:
+            return conv_direct(x, kernel, self.stride, padding)
         # JAX 0.11's XLA:CPU fuses convolutions of bfloat16 into what follows, and gives NaN for large maps
-        return lax.optimization_barrier(y) if y.dtype == jnp.bfloat16 else y
+        return lax.optimization_barrier(conv_general(x, kernel, self.stride, padding))
 
 
 class BatchNorm(nn.Module):

@@ -108,7 +108,7 @@ def benchmark(config: BenchmarkConfig, log: Log = print) -> Json:
         - `step`, `predict` and `epoch` are images per second of jaxage; `cached_*` of jaxage on cached features;
           `torch_*` of torch.
         - `compile_s`: seconds to compile the uncached step and the prediction, without the persistent cache.
-        - `gflop`: of the uncached step, for one image.
+        - `gflop`: of the uncached step by plain convolutions, for one image.
         - `share`: which part of `peak_tflops` the uncached step reaches. The peak is that of a large matrix product.
         - `step_bytes`: memory of the step besides the images.
         - `difference`: the largest difference in years between predictions on this device and on the CPU in float32.

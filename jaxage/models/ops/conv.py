@@ -14,6 +14,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxage.models.ops.chunks import sum_chunks
+from jaxage.models.ops.winograd import kernel_gradient
+
+_WINOGRAD_CHANNELS = 64
+"""Channels from which Winograd's form is the fastest for the kernel's gradient on a CPU."""
+
 ConvForm = Literal["cpu", "gpu", "xla"]
 """How layers compute: "xla" plainly, by XLA's own operations; "cpu" and "gpu" by the forms that are faster there."""
 
@@ -41,6 +47,42 @@ def conv_matmul(
     """The same as one matrix product with the patches that the outputs see."""
     patches = jnp.concatenate(taps(x, kernel.shape, stride, padding), axis=-1)
     return _matmul(patches, kernel.reshape(-1, kernel.shape[-1]))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv_direct(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], stride: int, padding: int
+) -> Float[Array, "b y x o"]:
+    """XLA's convolution with a faster gradient of the kernel: by products of the patches of a few images at a time, and
+    by Winograd's form where it is faster.
+    """
+    return conv_general(x, kernel, stride, padding)
+
+
+def _direct_forward(
+    x: FeatureMap, kernel: Float[Array, "kh kw i o"], stride: int, padding: int
+) -> tuple[FeatureMap, tuple[Array, Array]]:
+    return conv_direct(x, kernel, stride, padding), (x, kernel)
+
+
+def _direct_backward(
+    stride: int, padding: int, saved: tuple[Array, Array], dy: FeatureMap
+) -> tuple[FeatureMap, Float[Array, "kh kw i o"]]:
+    x, kernel = saved
+    _, pull = jax.vjp(lambda x: conv_general(x, kernel, stride, padding), x)
+    if (*kernel.shape[:2], stride, padding) == (3, 3, 1, 1) and min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS:
+        return *pull(dy), kernel_gradient(x, dy)
+
+    def products(x: Array, dy: Array, groups: int) -> list[Array]:
+        patches = jnp.concatenate(taps(x, kernel.shape, stride, padding), axis=-1)
+        rows, columns = (each.reshape(groups, -1, each.shape[-1]) for each in (dy, patches))
+        return [jnp.einsum("gro,gri->goi", rows, columns)]
+
+    (total,) = sum_chunks(products, x, dy)
+    return *pull(dy), total.T.reshape(kernel.shape)
+
+
+conv_direct.defvjp(_direct_forward, _direct_backward)
 
 
 @jax.custom_vjp

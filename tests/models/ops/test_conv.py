@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import correlate
 
-from jaxage.models.ops.conv import ConvForm, conv_depthwise, conv_general, conv_matmul
+from jaxage.models.ops.conv import ConvForm, conv_depthwise, conv_direct, conv_general, conv_matmul
 from tests.models.compare import assert_same, draw, gradients
 
 
@@ -63,6 +63,15 @@ def test_depthwise_gradients_are_those_of_xlas_convolution(
     found = gradients(lambda x, kernel: conv_depthwise(x, kernel, stride, padding, form), x, kernel)
     exact = (x.astype(jnp.float32), kernel.astype(jnp.float32))
     assert_same(found, gradients(lambda x, kernel: conv_general(x, kernel, stride, padding, 6), *exact), tolerance)
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "stride", "batch"), [(3, 7, 2, 4), (8, 3, 2, 3), (8, 3, 1, 2), (64, 3, 1, 2), (64, 3, 2, 2)]
+)
+def test_direct_gradients_are_those_of_xlas_convolution(channels: int, size: int, stride: int, batch: int) -> None:
+    x, kernel = jnp.asarray(draw(0, batch, 15, 14, channels)), jnp.asarray(draw(1, size, size, channels, 64))
+    found = gradients(lambda x, kernel: conv_direct(x, kernel, stride, size // 2), x, kernel)
+    assert_same(found, gradients(lambda x, kernel: conv_general(x, kernel, stride, size // 2), x, kernel), 1e-5)
 
 
 @pytest.mark.parametrize("outputs", [3, 6, 9])

@@ -8,7 +8,9 @@ from jaxage.models.ops.winograd import conv_winograd
 from tests.models.compare import draw
 
 
-@pytest.mark.parametrize(("height", "width", "inputs", "outputs"), [(1, 1, 1, 2), (4, 7, 3, 5), (5, 2, 4, 1)])
+@pytest.mark.parametrize(
+    ("height", "width", "inputs", "outputs"), [(1, 1, 1, 2), (4, 7, 3, 5), (5, 2, 4, 1), (15, 14, 3, 5)]
+)
 def test_any_size_is_the_convolution_and_its_gradients(height: int, width: int, inputs: int, outputs: int) -> None:
     x, kernel = jnp.asarray(draw(0, 2, height, width, inputs)), jnp.asarray(draw(1, 3, 3, inputs, outputs))
     dy = jnp.asarray(draw(2, 2, height, width, outputs))
