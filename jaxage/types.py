@@ -108,3 +108,19 @@ class Framing(NamedTuple):
 
 class UserError(ValueError):
     """An error that the user can fix; the message says what is wrong and what to do."""
+
+
+class WeightsUnavailableError(RuntimeError):
+    """Weights that cannot be downloaded; the message says why, and where to save the file by hand."""
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a finite number."""
+
+
+class Stopped(RuntimeError):
+    """A signal ended the run after its state was saved."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum

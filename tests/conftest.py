@@ -51,7 +51,7 @@ def no_framing() -> Iterator[None]:
 def network() -> Any:
     """The face detector's network, downloaded once; a skip where it cannot be had."""
     from jaxage.photos.detector import open_network
-    from jaxage.pretrained.download import WeightsUnavailableError
+    from jaxage.types import WeightsUnavailableError
 
     try:
         return open_network()

@@ -1,11 +1,12 @@
+import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from jaxage import cli
-from jaxage.cli import main
+from jaxage.cli import COMMANDS, main
 from jaxage.config import TrainConfig, to_json
 from jaxage.utils.files import write_json
 
@@ -71,7 +72,7 @@ def test_only_known_errors_are_turned_into_a_sentence(monkeypatch: pytest.Monkey
     def broken(*_: object, **__: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(cli, "run_training", broken)
+    monkeypatch.setattr("jaxage.commands.arguments.train.run_training", broken)
     with pytest.raises(ValueError, match="a bug"):
         main(["train", "--out", str(tmp_path / "run")])
 
@@ -87,7 +88,7 @@ def test_ctrl_c_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run_training", interrupted)
+    monkeypatch.setattr("jaxage.commands.arguments.train.run_training", interrupted)
     with pytest.raises(SystemExit) as stop:
         main(["train"])
     assert stop.value.code == 130
@@ -111,3 +112,29 @@ def test_what_is_typed_is_compared_on_resume_though_it_is_a_default(
     with pytest.raises(SystemExit) as stop:
         main(["train", "--out", str(tmp_path), "--resume", *typed])
     assert words in str(stop.value.code)
+
+
+def test_the_list_of_commands_loads_nothing_and_says_what_their_help_says() -> None:
+    code = "import sys; from jaxage.cli import main\ntry: main(['--help'])\nfinally: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *shown, loaded = done.stdout.splitlines()
+    assert not {"jax", "numpy", "tyro"} & set(loaded.split())
+    for name, about in COMMANDS.items():
+        module = importlib.import_module(f"jaxage.commands.arguments.{name.replace('-', '_')}")
+        command = getattr(module, name.replace("-", "_"))
+        assert (inspect.getdoc(command) or "").splitlines()[0] == about
+        assert any(line.split() == [name, *about.split()] for line in shown)
+
+
+def test_predict_loads_what_it_needs_only() -> None:
+    code = "import sys, jaxage.commands.arguments.predict; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"matplotlib", "jinja2", "tensorflow_datasets", "orbax", "torch"} & set(loaded)
+
+
+@pytest.mark.parametrize(("name", "words"), [("trian", "did you mean train"), ("fly", "choose one of train")])
+def test_an_unknown_command_is_named(name: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([name])
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err

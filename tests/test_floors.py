@@ -72,7 +72,7 @@ def test_importing_jaxage_loads_nothing_heavy() -> None:
     [
         ("flax.linen", {"models"}),
         ("orbax", {"training/checkpoint.py", "pretrained/flax_files.py"}),
-        ("tyro", {"cli.py", "commands/fields.py"}),
+        ("tyro", {"cli.py", "commands/arguments"}),
         ("matplotlib", {"report", "commands/study/plots.py"}),
         ("tensorflow_datasets", {"data/prepare/tfds_format.py"}),
         ("jinja2", {"commands/study/page.py"}),

@@ -10,12 +10,11 @@ from jaxage.data.load import load_data
 from jaxage.data.records import spread
 from jaxage.photos.detector import open_network
 from jaxage.photos.framing import measure_framing
-from jaxage.pretrained.download import WeightsUnavailableError
 from jaxage.pretrained.hub import parse_hub_path
 from jaxage.training.export import load_model, model_folder, write_model_config
 from jaxage.training.intervals import fit_intervals
 from jaxage.training.run_folder import read_config, require_inputs
-from jaxage.types import Framing, Log, UserError
+from jaxage.types import Framing, Log, UserError, WeightsUnavailableError
 
 _SAMPLE = 100
 

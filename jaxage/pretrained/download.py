@@ -11,13 +11,10 @@ from tqdm import tqdm
 
 from jaxage.pretrained.manifest import Entry, WeightsFile
 from jaxage.pretrained.safetensors_io import sha256_of
+from jaxage.types import WeightsUnavailableError
 from jaxage.utils.files import lock_file
 
 _TIMEOUT_S = 20
-
-
-class WeightsUnavailableError(RuntimeError):
-    """Weights that cannot be downloaded; the message says why, and where to save the file by hand."""
 
 
 def fetch(entry: Entry, directory: Path) -> Path:

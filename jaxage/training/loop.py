@@ -28,23 +28,11 @@ from jaxage.training.run_folder import Run
 from jaxage.training.state import TrainState, start_epoch
 from jaxage.training.step import PredictStep, TrainStep
 from jaxage.training.unfreeze import Phase
-from jaxage.types import Predictions, Rows, Variables
+from jaxage.types import Diverged, Predictions, Rows, Stopped, Variables
 from jaxage.utils.sharding import block_if_multi_cpu, replicated
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 """Epochs that end sooner after a checkpoint have none; the last one has, and the one that a signal ends."""
-
-
-class Diverged(RuntimeError):
-    """The loss is no longer a finite number."""
-
-
-class Stopped(RuntimeError):
-    """A signal ended the run after its state was saved."""
-
-    def __init__(self, message: str, signum: int) -> None:
-        super().__init__(message)
-        self.signum = signum
 
 
 class PhaseSteps(NamedTuple):

@@ -12,13 +12,12 @@ from jaxage.data.load import image_size
 from jaxage.data.records import DataError
 from jaxage.losses import make_objective
 from jaxage.models.registry import Model, create_model, find_network
-from jaxage.pretrained.download import WeightsUnavailableError
 from jaxage.pretrained.load import RANDOM, find_input, find_weights, merge
 from jaxage.report.event_file import require_writer
 from jaxage.training.export import ModelConfig
 from jaxage.training.freeze import FreezePlan, Group, make_freeze_plan, parse_trainable
 from jaxage.training.unfreeze import parse_unfreeze
-from jaxage.types import Dtype, InputContract, Json, Log, LossName, UserError, Variables
+from jaxage.types import Dtype, InputContract, Json, Log, LossName, UserError, Variables, WeightsUnavailableError
 from jaxage.utils.sharding import mesh_for
 from jaxage.utils.trees import is_within
 

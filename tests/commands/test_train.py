@@ -30,10 +30,9 @@ from jaxage.config import TrainConfig
 from jaxage.data.importers.csv_file import CSV, CsvOptions
 from jaxage.data.prepare.options import PrepareOptions
 from jaxage.data.prepare.pipeline import prepare_dataset
-from jaxage.pretrained.download import WeightsUnavailableError
 from jaxage.report.hub_card import parse_license
 from jaxage.training.export import load_model, write_model_config
-from jaxage.types import UserError
+from jaxage.types import UserError, WeightsUnavailableError
 from jaxage.utils.trees import flatten
 from tests.faces import write_faces
 

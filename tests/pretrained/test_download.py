@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from jaxage.pretrained import download
-from jaxage.pretrained.download import WeightsUnavailableError, fetch
+from jaxage.pretrained.download import fetch
 from jaxage.pretrained.manifest import Entry, WeightsFile
-from jaxage.types import InputContract
+from jaxage.types import InputContract, WeightsUnavailableError
 
 DATA = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()

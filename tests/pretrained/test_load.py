@@ -11,9 +11,8 @@ from safetensors.numpy import save_file
 from jaxage.models.registry import create_model
 from jaxage.pretrained import load, manifest
 from jaxage.pretrained.convert import ConversionError, to_flax
-from jaxage.pretrained.download import WeightsUnavailableError
 from jaxage.pretrained.load import WeightsError, find_input, find_weights, load_pretrained, merge, weights_path
-from jaxage.types import InputContract, UserError
+from jaxage.types import InputContract, UserError, WeightsUnavailableError
 from jaxage.utils.trees import flatten
 from tests.pretrained.state import torch_state
 from tests.pretrained.test_torch_file import tensor, zipped

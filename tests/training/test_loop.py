@@ -22,13 +22,13 @@ from jaxage.training.cache_policy import TrainInputs
 from jaxage.training.checkpoint import open_checkpoints
 from jaxage.training.freeze import ema_mask, make_freeze_plan, parse_trainable
 from jaxage.training.inputs import from_images
-from jaxage.training.loop import Diverged, PhaseSteps, Program, Progress, Stopped, fit, steps_per_epoch
+from jaxage.training.loop import PhaseSteps, Program, Progress, fit, steps_per_epoch
 from jaxage.training.optimizer import make_optimizer, make_schedule
 from jaxage.training.run_folder import Run
 from jaxage.training.state import TrainState, init_state
 from jaxage.training.step import StepOptions, make_predict_step, make_train_step
 from jaxage.training.unfreeze import Phase, make_phases, plan_in
-from jaxage.types import Variables
+from jaxage.types import Diverged, Stopped, Variables
 from jaxage.utils.sharding import make_mesh, replicate
 from tests.events import read_events
 from tests.tiny import tiny_model

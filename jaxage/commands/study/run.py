@@ -17,10 +17,9 @@ from jaxage.data.load import load_data
 from jaxage.data.prepared import read_manifest
 from jaxage.models.registry import MODELS
 from jaxage.pretrained.load import RANDOM, find_input, find_weights
-from jaxage.training.loop import Diverged, Stopped
 from jaxage.training.run_folder import REPORT, RunError
 from jaxage.training.setup import check_settings
-from jaxage.types import Json, Log, SplitChoice, UserError
+from jaxage.types import Diverged, Json, Log, SplitChoice, Stopped, UserError
 from jaxage.utils.files import lock_file, write_json
 
 _SETTINGS, _LOCK = "study-settings.json", ".study.lock"

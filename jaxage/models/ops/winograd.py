@@ -21,7 +21,6 @@ _Matrix = tuple[tuple[float | int, ...], ...]
 _INPUT: _Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 _KERNEL: _Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 _OUTPUT: _Matrix = ((1, 1, 1, 0), (0, 1, -1, -1))
-_OUTPUT_T: _Matrix = tuple(zip(*_OUTPUT, strict=True))
 
 _LARGE_MAP = 196
 """Positions from which a map goes through a few images at a time."""
@@ -61,7 +60,7 @@ def kernel_gradient(x: Float[Array, "b h w i"], dy: Float[Array, "b h w o"]) -> 
     """The kernel's gradient of `conv_winograd`: the adjoint of `_products`."""
 
     def products(x: Array, dy: Array, groups: int) -> list[Array]:
-        grids = _transform(_INPUT, _input_tiles(x)), _transform(_OUTPUT_T, _output_tiles(dy))
+        grids = _transform(_INPUT, _input_tiles(x)), _transform(_transposed(_OUTPUT), _output_tiles(dy))
         pairs = zip(*map(_flat, grids), strict=True)
         rows = ([v.reshape(groups, -1, v.shape[-1]) for v in pair] for pair in pairs)
         return [jnp.einsum("gri,gro->gio", v, m) for v, m in rows]

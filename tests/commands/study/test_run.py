@@ -17,9 +17,8 @@ import jax
 import pytest
 
 from jaxage.commands.study.run import StudyConfig, plan_runs, study, train_config
-from jaxage.training.loop import Diverged
 from jaxage.training.run_folder import RunError, read_config
-from jaxage.types import UserError
+from jaxage.types import Diverged, UserError
 from jaxage.utils.files import lock_folder
 from tests.faces import write_faces
 

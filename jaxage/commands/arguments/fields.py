@@ -15,8 +15,6 @@ from tyro import MISSING
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from jaxage.config import TrainConfig
-from jaxage.losses import LOSSES
-from jaxage.models.registry import MODELS
 
 _File = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
 _Source = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
@@ -56,6 +54,9 @@ def _options(config: type) -> tuple[StructFieldSpec, ...]:
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
     }
     types = get_type_hints(config, include_extras=True)
+    from jaxage.losses import LOSSES
+    from jaxage.models.registry import MODELS
+
     types |= {"arch": Literal[*MODELS], "loss": Literal["auto", *LOSSES], "file": _File, "source": _Source}
     return tuple(
         StructFieldSpec(
