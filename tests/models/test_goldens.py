@@ -56,11 +56,10 @@ def test_gradients(arch: Arch, form: ConvForm) -> None:
 
 def test_bfloat16_is_finite_for_large_images_too() -> None:
     """Of large maps of bfloat16, JAX 0.11 on a CPU gave NaN."""
-    rough, exact = (create_model("resnet18", dtype=dtype) for dtype in ("bfloat16", "float32"))
-    weights = exact.init(jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (4, 256, 256, 3))
-    found, expected = (jax.jit(lambda x, m=m: m.apply(weights, x).logits)(x) for m in (rough, exact))
-    np.testing.assert_allclose(found, expected, atol=0.02)
+    model = create_model("resnet18", dtype="bfloat16")
+    weights = model.init(jax.random.key(0))
+    logits = jax.jit(lambda x: model.apply(weights, x).logits)(jax.random.normal(jax.random.key(1), (4, 256, 256, 3)))
+    assert np.isfinite(logits).all()
 
 
 def _assert_close(ours: np.ndarray, theirs: np.ndarray, tolerance: float, name: str, floor: float = 0) -> None:
