@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxage.config import TrainConfig
 from jaxage.models.registry import create_model
-from jaxage.training.checkpoint import Checkpoint, open_checkpoints, save
+from jaxage.training.checkpoint import Checkpoint, make_layout, open_checkpoints, save
 from jaxage.training.freeze import ema_mask, make_freeze_plan, parse_trainable
 from jaxage.training.optimizer import make_optimizer
 from jaxage.training.state import init_state
@@ -31,11 +31,12 @@ def median_seconds(arch: Arch, trainable: str, folder: Path) -> float:
     variables = model.init(jax.random.key(0))
     plan = make_freeze_plan(model, variables, parse_trainable(trainable, variables["params"]), "eval")
     state = init_state(variables, make_optimizer(TrainConfig(arch=arch, trainable=trainable), plan, 10))
-    state, moves, times = jax.tree.map(jnp.asarray, state), ema_mask(variables, plan), []
+    state, times = jax.tree.map(jnp.asarray, state), []
+    layout = make_layout(state, ema_mask(variables, plan))
     with tempfile.TemporaryDirectory(dir=folder) as place, open_checkpoints(Path(place)) as manager:
         for step in range(8):
             started = time.perf_counter()
-            save(manager, Checkpoint(state._replace(step=jnp.int32(step)), state.average, {}), moves)
+            save(manager, Checkpoint(state._replace(step=jnp.int32(step)), state.average, {}), layout)
             times.append(time.perf_counter() - started)
     return statistics.median(times[1:])
 

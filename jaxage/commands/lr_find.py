@@ -17,7 +17,7 @@ from jaxage.data.loader import step_batches
 from jaxage.data.sampler import epoch_batches
 from jaxage.report.plots import rates
 from jaxage.training.build import build, resolve, run_inputs
-from jaxage.training.checkpoint import Checkpoint, open_checkpoints, restore_latest, save
+from jaxage.training.checkpoint import Checkpoint, make_layout, open_checkpoints, restore_latest, save
 from jaxage.training.loop import Program, steps_per_epoch
 from jaxage.training.run_folder import Run, RunName, create_run, open_run, require_inputs
 from jaxage.training.setup import check_settings, initialize
@@ -105,8 +105,9 @@ def suggest_lr(rate: Curve, loss: Curve) -> RangeTest:
 def _losses(program: Program, state: TrainState, steps: int, run: Run) -> Curve:
     """The loss of each step, until it far exceeds the minimum. Earlier losses come from the newest checkpoint."""
     losses: list[float] = []
+    layout = make_layout(state, program.moves)
     with open_checkpoints(run.folder / "checkpoints") as checkpoints:
-        if restored := restore_latest(checkpoints, state, program.moves, replicated(program.mesh)):
+        if restored := restore_latest(checkpoints, state, layout, replicated(program.mesh)):
             state, losses = restored.state, restored.progress["losses"]
             run.log(f"resuming at step {int(state.step)}")
         step = program.phases[0].train_steps[1]
@@ -121,7 +122,7 @@ def _losses(program: Program, state: TrainState, steps: int, run: Run) -> Curve:
             if not math.isfinite(losses[-1]) or smooth[-1] > _TOO_MUCH * smooth.min():
                 break
             if len(losses) % _SAVE_EVERY == 0:
-                save(checkpoints, Checkpoint(state, state.average, {"losses": losses}), program.moves)
+                save(checkpoints, Checkpoint(state, state.average, {"losses": losses}), layout)
     finite = [loss for loss in losses if math.isfinite(loss)]
     if not finite:
         raise UserError("the very first loss is NaN or inf: check the data and the weights")

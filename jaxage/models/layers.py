@@ -145,9 +145,9 @@ class BatchNorm(nn.Module):
                 "use larger batches or larger images"
             )
         if self.conv_form == "gpu":
-            clip = None if ceiling is None else (0.0, ceiling)
-            near = self.mean.value
-            x, mean, var = normalize_by_batch_on_gpu(x.astype(self.dtype), self.scale, self.bias, near, self.eps, clip)
+            x, mean, var = normalize_by_batch_on_gpu(
+                x.astype(self.dtype), self.scale, self.bias, self.mean.value, self.eps, ceiling
+            )
         else:
             normalize = normalize_by_batch_on_cpu if self.conv_form == "cpu" else normalize_by_batch
             x, mean, var = normalize(x.astype(jnp.float32), self.scale, self.bias, self.eps)
@@ -158,7 +158,7 @@ class BatchNorm(nn.Module):
 
 
 def conv_norm(conv: Conv, norm: BatchNorm, x: FeatureMap, ceiling: float | None = None) -> FeatureMap:
-    """`norm(conv(x))`, and a ReLU if it has a ceiling: infinity, or 6 for ReLU6.
+    """`norm(conv(x))`, and a ReLU if it has a ceiling: `RELU` or `RELU6`.
 
     A BatchNorm in eval mode is folded into the kernel, which saves a pass over the output.
     """

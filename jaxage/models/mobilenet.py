@@ -11,6 +11,7 @@ from jaxage.models.layers import BatchNorm, Conv, Linear, Sequential, conv_norm,
 from jaxage.models.network import Network
 from jaxage.models.ops.conv import ConvForm, FeatureMap
 from jaxage.models.ops.pool import average_pool
+from jaxage.models.ops.relu import RELU6
 
 _STAGES = (*(f"features.{i}" for i in range(19)), "avgpool", "classifier")
 
@@ -34,7 +35,7 @@ class ConvNormReLU6(nn.Module):
     @nn.compact
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """Run the three."""
-        return conv_norm(self.conv(name="0"), self.norm(name="1"), x, ceiling=6.0)
+        return conv_norm(self.conv(name="0"), self.norm(name="1"), x, ceiling=RELU6)
 
 
 class InvertedResidual(nn.Module):

@@ -1,6 +1,5 @@
 """ResNets (He et al. 2015, arXiv:1512.03385), as torchvision builds them."""
 
-import math
 from collections.abc import Collection
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ from jaxage.models.layers import BatchNorm, Conv, Linear, Sequential, conv_norm,
 from jaxage.models.network import Network
 from jaxage.models.ops.conv import ConvForm, FeatureMap
 from jaxage.models.ops.pool import average_pool, max_pool
-from jaxage.models.ops.relu import relu
+from jaxage.models.ops.relu import RELU, relu
 
 
 class BasicBlock(nn.Module):
@@ -27,7 +26,7 @@ class BasicBlock(nn.Module):
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """Divide height and width by `stride`."""
         conv, norm = partial(self.conv, self.features), partial(self.norm, self.features)
-        y = conv_norm(conv(stride=self.stride, name="conv1"), norm(name="bn1"), x, ceiling=math.inf)
+        y = conv_norm(conv(stride=self.stride, name="conv1"), norm(name="bn1"), x, ceiling=RELU)
         y = conv_norm(conv(name="conv2"), norm(name="bn2"), y)
         return relu(y + _shortcut(conv, norm, self.features, self.stride, x))
 
@@ -47,8 +46,8 @@ class Bottleneck(nn.Module):
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """Divide height and width by `stride`."""
         conv, norm = partial(self.conv, self.features), partial(self.norm, self.features)
-        y = conv_norm(conv(kernel_size=1, name="conv1"), norm(name="bn1"), x, ceiling=math.inf)
-        y = conv_norm(conv(stride=self.stride, name="conv2"), norm(name="bn2"), y, ceiling=math.inf)
+        y = conv_norm(conv(kernel_size=1, name="conv1"), norm(name="bn1"), x, ceiling=RELU)
+        y = conv_norm(conv(stride=self.stride, name="conv2"), norm(name="bn2"), y, ceiling=RELU)
         outputs = 4 * self.features
         conv, norm = partial(self.conv, outputs), partial(self.norm, outputs)
         y = conv_norm(conv(kernel_size=1, name="conv3"), norm(name="bn3"), y)

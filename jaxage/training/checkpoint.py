@@ -31,6 +31,28 @@ class Checkpoint(NamedTuple):
     progress: dict[str, Any]
 
 
+class Layout(NamedTuple):
+    """What the checkpoints of a run hold, computed once by `make_layout`.
+
+    moves: a tree of booleans like the variables: which of them change in the run. sha256: of the structure of what
+    changes, and of the values of what does not.
+    """
+
+    moves: Variables
+    sha256: str
+
+
+def make_layout(first: TrainState, moves: Variables) -> Layout:
+    """The layout of a run that starts with the state `first`."""
+    leaves, _ = jax.tree.flatten_with_path(_changing(first, first.average, moves))
+    text = "".join(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}\n" for path, leaf in leaves)
+    digest = hashlib.sha256(text.encode())
+    variables = {"params": first.params, "batch_stats": first.batch_stats}
+    for leaf in jax.tree.leaves(jax.tree.map(lambda leaf, on: None if on else leaf, variables, moves)):
+        digest.update(np.asarray(leaf).tobytes())
+    return Layout(moves, digest.hexdigest())
+
+
 def open_checkpoints(directory: Path) -> ocp.CheckpointManager:
     """The checkpoints in `directory`, created if need be; the newest two are kept."""
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
@@ -45,27 +67,26 @@ def open_checkpoints(directory: Path) -> ocp.CheckpointManager:
     )
 
 
-def save(manager: ocp.CheckpointManager, checkpoint: Checkpoint, moves: Variables) -> None:
+def save(manager: ocp.CheckpointManager, checkpoint: Checkpoint, layout: Layout) -> None:
     """Write the checkpoint under its step, atomically: Orbax renames a finished folder into place.
 
     Args:
         manager: Of `open_checkpoints`.
         checkpoint: What is saved.
-        moves: A tree of booleans like the variables: which of them change in the run.
+        layout: Of the run.
 
     Raises:
         OSError: if the disk or a quota has no room for it; nothing of it stays.
     """
     folder, step = Path(manager.directory), int(checkpoint.state.step)
-    leaves = jax.device_get(jax.tree.leaves(_changing(checkpoint.state, checkpoint.best, moves)))
+    leaves = jax.device_get(jax.tree.leaves(_changing(checkpoint.state, checkpoint.best, layout.moves)))
     arrays = {name: np.concatenate([leaf.ravel() for leaf in part]) for name, part in _by_dtype(leaves).items()}
-    require_space(
-        folder, sum(array.nbytes for array in arrays.values()) + _OVERHEAD_BYTES
-    )  # Orbax would fail at length
+    size = sum(array.nbytes for array in arrays.values())
+    require_space(folder, size + _OVERHEAD_BYTES)  # Orbax would fail at length
     items = ocp.args.Composite(
         arrays=ocp.args.PyTreeSave(arrays),
         progress=ocp.args.JsonSave(checkpoint.progress),
-        layout=ocp.args.JsonSave({"sha256": _layout(checkpoint.state, moves)}),
+        layout=ocp.args.JsonSave({"sha256": layout.sha256}),
     )
     try:
         manager.save(step, args=items, force=True)
@@ -76,15 +97,15 @@ def save(manager: ocp.CheckpointManager, checkpoint: Checkpoint, moves: Variable
 
 
 def restore_latest(
-    manager: ocp.CheckpointManager, like: TrainState, moves: Variables, sharding: Sharding
+    manager: ocp.CheckpointManager, first: TrainState, layout: Layout, sharding: Sharding
 ) -> Checkpoint | None:
     """The newest committed checkpoint, or None.
 
     Args:
         manager: Of `open_checkpoints`.
-        like: The state before the first step: it has the structure, and the values of what does not change. It is part
-            of the result.
-        moves: As for `save`.
+        first: The state before the first step: it has the structure, and the values of what does not change. It is
+            part of the result.
+        layout: Of the run.
         sharding: How the arrays are laid out on the devices.
 
     Raises:
@@ -94,18 +115,16 @@ def restore_latest(
     if step is None:
         return None
     folder = Path(manager.directory) / str(step)
-    layout = manager.restore(step, args=ocp.args.Composite(layout=ocp.args.JsonRestore())) if _is_ours(folder) else {}
-    if not layout or layout[_LAYOUT]["sha256"] != _layout(like, moves):
+    if _sha256_of(manager, step) != layout.sha256:
         raise RunError(
             f"{folder} was written by another version of jaxage or of its libraries, or for other weights: finish the "
             "run with those it was started with, or start anew with another --out"
         )
-    leaves, tree = jax.tree.flatten(_changing(like, like.average, moves))
+    leaves, tree = jax.tree.flatten(_changing(first, first.average, layout.moves))
     parts = _by_dtype(leaves)
-    empty = {name: np.empty(sum(leaf.size for leaf in part), name) for name, part in parts.items()}
-    restore_args = jax.tree.map(lambda array: ocp.RestoreArgs(restore_type=np.ndarray), empty)
+    restore_args = dict.fromkeys(parts, ocp.RestoreArgs(restore_type=np.ndarray))
     items = ocp.args.Composite(
-        arrays=ocp.args.PyTreeRestore(empty, restore_args=restore_args), progress=ocp.args.JsonRestore()
+        arrays=ocp.args.PyTreeRestore(restore_args=restore_args), progress=ocp.args.JsonRestore()
     )
     restored = manager.restore(step, args=items)
     ends = dict.fromkeys(parts, 0)
@@ -116,15 +135,17 @@ def restore_latest(
         found.append(jax.device_put(restored[_ARRAYS][name][start : ends[name]].reshape(leaf.shape), sharding))
     changed, best = jax.tree.unflatten(tree, found)
 
-    def whole(part: Any, old: Any) -> Any:
-        return jax.tree.map(lambda new, before: before if new is None else new, part, old, is_leaf=lambda x: x is None)
+    def whole(part: Any, before: Any) -> Any:
+        return jax.tree.map(lambda new, old: old if new is None else new, part, before, is_leaf=lambda x: x is None)
 
     state = changed._replace(
-        params=whole(changed.params, like.params),
-        batch_stats=whole(changed.batch_stats, like.batch_stats),
-        average=whole(changed.average, like.average),
+        params=whole(changed.params, first.params),
+        batch_stats=whole(changed.batch_stats, first.batch_stats),
+        average=whole(changed.average, first.average),
     )
-    kept = jax.tree.map(lambda leaf: leaf.copy(), like.average)  # the state is donated to the next step
+    kept = jax.tree.map(  # copies: the state is donated to the next step
+        lambda leaf, on: None if on else leaf.copy(), first.average, layout.moves
+    )
     return Checkpoint(state, whole(best, kept), restored[_PROGRESS])
 
 
@@ -148,19 +169,12 @@ def _by_dtype(leaves: list[Any]) -> dict[str, list[Any]]:
     return {name: [leaf for leaf in leaves if leaf.dtype.name == name] for name in names}
 
 
-def _layout(state: TrainState, moves: Variables) -> str:
-    """SHA-256 of the structure, and of the values of what does not change."""
-    shapes, _ = jax.tree.flatten_with_path(_changing(state, state.average, moves))
-    text = "".join(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}\n" for path, leaf in shapes)
-    digest = hashlib.sha256(text.encode())
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    for leaf in jax.tree.leaves(jax.tree.map(lambda leaf, on: None if on else leaf, variables, moves)):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
-
-
-def _is_ours(folder: Path) -> bool:
-    return (folder / _LAYOUT).is_dir()
+def _sha256_of(manager: ocp.CheckpointManager, step: int) -> str | None:
+    """The layout that a checkpoint has; None if it was written by a version of jaxage that had none."""
+    if not (Path(manager.directory) / str(step) / _LAYOUT).is_dir():
+        return None
+    found: str = manager.restore(step, args=ocp.args.Composite(layout=ocp.args.JsonRestore()))[_LAYOUT]["sha256"]
+    return found
 
 
 def _remove_unfinished(directory: Path) -> None:

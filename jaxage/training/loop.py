@@ -21,7 +21,7 @@ from jaxage.data.records import Records
 from jaxage.data.sampler import epoch_batches
 from jaxage.metrics import scores_line
 from jaxage.training.cache_policy import TrainInputs
-from jaxage.training.checkpoint import Checkpoint, open_checkpoints, restore_latest, save
+from jaxage.training.checkpoint import Checkpoint, make_layout, open_checkpoints, restore_latest, save
 from jaxage.training.history import write_history
 from jaxage.training.predictor import predict_rows, scores
 from jaxage.training.run_folder import Run
@@ -95,9 +95,9 @@ def fit(program: Program, state: TrainState, run: Run) -> tuple[Variables, Progr
         Stopped: after SIGTERM or SIGINT, once the state is saved.
     """
     best, progress = _copy(state.average), Progress()
-    per_epoch = steps_per_epoch(run.config, program.records)
+    per_epoch, layout = steps_per_epoch(run.config, program.records), make_layout(state, program.moves)
     with open_checkpoints(run.folder / "checkpoints") as checkpoints, _signals() as caught:
-        if restored := restore_latest(checkpoints, state, program.moves, replicated(program.mesh)):
+        if restored := restore_latest(checkpoints, state, layout, replicated(program.mesh)):
             state, best, progress = restored.state, restored.best, Progress(**restored.progress)
             run.log(f"resuming at step {int(state.step)}")
         earlier, saved = progress.run_s, time.perf_counter()
@@ -113,7 +113,7 @@ def fit(program: Program, state: TrainState, run: Run) -> tuple[Variables, Progr
             progress.run_s = earlier + time.perf_counter() - run.started
             due = time.perf_counter() - saved >= SECONDS_BETWEEN_CHECKPOINTS
             if due or caught or epoch == run.config.epochs:
-                save(checkpoints, Checkpoint(state, best, vars(progress)), program.moves)
+                save(checkpoints, Checkpoint(state, best, vars(progress)), layout)
                 saved = time.perf_counter()
             write_history(run, progress.history)
             if caught:

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxage.training.checkpoint import Checkpoint, open_checkpoints, restore_latest, save
+from jaxage.training.checkpoint import Checkpoint, make_layout, open_checkpoints, restore_latest, save
 from jaxage.training.run_folder import RunError
 from jaxage.training.state import TrainState, init_state
 from jaxage.utils.sharding import make_mesh, replicate, replicated
@@ -33,12 +33,15 @@ def state_at(step: int, frozen: int = 0) -> TrainState:
     return replicate(init_state(variables, optax.adamw(1e-3))._replace(step=jnp.int32(step)), MESH)
 
 
+LAYOUT = make_layout(state_at(0), MOVES)
+
+
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     state = state_at(7)
     with open_checkpoints(tmp_path) as manager:
-        save(manager, Checkpoint(state, state_at(3).average, PROGRESS), MOVES)
+        save(manager, Checkpoint(state, state_at(3).average, PROGRESS), make_layout(state, MOVES))
     with open_checkpoints(tmp_path) as manager:
-        restored = restore_latest(manager, state_at(0), MOVES, replicated(MESH))
+        restored = restore_latest(manager, state_at(0), LAYOUT, replicated(MESH))
     assert restored is not None
     assert restored.progress == PROGRESS
     assert isinstance(restored.state, TrainState)
@@ -52,7 +55,7 @@ def test_what_does_not_change_is_not_written(tmp_path: Path) -> None:
     sizes = []
     for name, moves in (("some", MOVES), ("all", everything)):
         with open_checkpoints(tmp_path / name) as manager:
-            save(manager, Checkpoint(state, state.average, {}), moves)
+            save(manager, Checkpoint(state, state.average, {}), make_layout(state, moves))
         sizes.append(
             sum(file.stat().st_size for file in (tmp_path / name / "7" / "arrays").rglob("*") if file.is_file())
         )
@@ -65,35 +68,35 @@ def test_what_does_not_change_is_not_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["weights", "structure", "earlier"])
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, change: str) -> None:
     with open_checkpoints(tmp_path) as manager:
-        save(manager, Checkpoint(state_at(7), state_at(3).average, {}), MOVES)
+        save(manager, Checkpoint(state_at(7), state_at(3).average, {}), LAYOUT)
     like = state_at(0, frozen=int(change == "weights"))
     if change == "structure":
         like = like._replace(opt_state=optax.sgd(0.1, momentum=0.9).init(like.params))
     if change == "earlier":
         (tmp_path / "7" / "layout").rename(tmp_path / "7" / "best")
     with open_checkpoints(tmp_path) as manager, pytest.raises(RunError, match="7 was written by another version"):
-        restore_latest(manager, like, MOVES, replicated(MESH))
+        restore_latest(manager, like, make_layout(like, MOVES), replicated(MESH))
 
 
 def test_nothing_saved_nothing_restored(tmp_path: Path) -> None:
     with open_checkpoints(tmp_path / "new") as manager:
-        assert restore_latest(manager, state_at(0), MOVES, replicated(MESH)) is None
+        assert restore_latest(manager, state_at(0), LAYOUT, replicated(MESH)) is None
 
 
 def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     with open_checkpoints(tmp_path) as manager:
         for step in (1, 2, 3):
-            save(manager, Checkpoint(state_at(step), state_at(0).average, {}), MOVES)
+            save(manager, Checkpoint(state_at(step), state_at(0).average, {}), LAYOUT)
         assert sorted(manager.all_steps()) == [2, 3]
 
 
 @pytest.mark.parametrize("name", ["9.orbax-checkpoint-tmp", "9.orbax-checkpoint-tmp-1700000000"])
 def test_a_step_that_was_not_committed_is_not_read(tmp_path: Path, name: str) -> None:
     with open_checkpoints(tmp_path) as manager:
-        save(manager, Checkpoint(state_at(4), state_at(0).average, {}), MOVES)
+        save(manager, Checkpoint(state_at(4), state_at(0).average, {}), LAYOUT)
     (tmp_path / "4").rename(tmp_path / "kept")
     half = tmp_path / name
     (tmp_path / "kept").rename(half)
     (half / "commit_success.txt").unlink(missing_ok=True)
     with open_checkpoints(tmp_path) as manager:
-        assert restore_latest(manager, state_at(0), MOVES, replicated(MESH)) is None
+        assert restore_latest(manager, state_at(0), LAYOUT, replicated(MESH)) is None

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 from jaxage.models.ops.conv import FeatureMap
 
 Channels = Float[Array, " channels"]
-Clip = tuple[float, float] | None
 Cotangents = tuple[FeatureMap, Channels, Channels]
 
 
@@ -82,7 +81,12 @@ normalize_by_batch_on_cpu.defvjp(_forward, _backward)
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def normalize_by_batch_on_gpu(
-    x: Float[Array, "b h w channels"], scale: Channels, bias: Channels, near: Channels, eps: float, clip: Clip = None
+    x: Float[Array, "b h w channels"],
+    scale: Channels,
+    bias: Channels,
+    near: Channels,
+    eps: float,
+    ceiling: float | None,
 ) -> tuple[Float[Array, "b h w channels"], Channels, Channels]:
     """The same and a ReLU, with one pass over `x` for the statistics and one for the output.
 
@@ -92,13 +96,13 @@ def normalize_by_batch_on_gpu(
         bias: torch's `bias`.
         near: A guess of the mean: the variance is that of `x - near`, whose squares cancel less.
         eps: Added to the variance.
-        clip: The ends that the output is clipped to.
+        ceiling: Of the ReLU; None for none.
     """
     off = x.astype(jnp.float32) - near[None, None, None]
     mean = off.mean((0, 1, 2))
     var = jnp.maximum(jnp.square(off).mean((0, 1, 2)) - jnp.square(mean), 0)
     y = _normalized(off, scale, bias, mean, var, eps)
-    return (y if clip is None else jnp.clip(y, *clip)).astype(x.dtype), near + mean, var
+    return (y if ceiling is None else jnp.clip(y, 0, ceiling)).astype(x.dtype), near + mean, var
 
 
 def _normalized(
@@ -109,21 +113,24 @@ def _normalized(
 
 
 def _forward_on_gpu(
-    x: FeatureMap, scale: Channels, bias: Channels, near: Channels, eps: float, clip: Clip
+    x: FeatureMap, scale: Channels, bias: Channels, near: Channels, eps: float, ceiling: float | None
 ) -> tuple[tuple[FeatureMap, Channels, Channels], tuple[FeatureMap, Channels, Channels, Channels, Channels]]:
-    y, mean, var = normalize_by_batch_on_gpu(x, scale, bias, near, eps, clip)
+    y, mean, var = normalize_by_batch_on_gpu(x, scale, bias, near, eps, ceiling)
     return (y, mean, var), (x, scale, bias, mean, var)
 
 
 def _backward_on_gpu(
-    eps: float, clip: Clip, saved: tuple[FeatureMap, Channels, Channels, Channels, Channels], cotangents: Cotangents
+    eps: float,
+    ceiling: float | None,
+    saved: tuple[FeatureMap, Channels, Channels, Channels, Channels],
+    cotangents: Cotangents,
 ) -> tuple[FeatureMap, Channels, Channels, Channels]:
     """The sums and the gradient read `x` and `dy` alone: where the ReLU let through is computed again."""
     x, scale, bias, mean, var = saved
     wide, dy = x.astype(jnp.float32), cotangents[0].astype(jnp.float32)
-    if clip is not None:
+    if ceiling is not None:
         y = _normalized(wide, scale, bias, mean, var, eps)
-        dy = jnp.where((y > clip[0]) & (y < clip[1]), dy, 0)
+        dy = jnp.where((y > 0) & (y < ceiling), dy, 0)
     product = (dy * (wide - mean[None, None, None])).sum((0, 1, 2))
     dx, dscale, dbias = _gradients(eps, (wide, scale, mean, var), (dy, *cotangents[1:]), dy.sum((0, 1, 2)), product)
     return dx.astype(x.dtype), dscale, dbias, jnp.zeros_like(mean)

@@ -13,13 +13,19 @@ from jax import lax
 from jaxtyping import Array, Float
 
 _IMAGES = 2
+"""Of each group in a step: as fast as one or faster, and up to twice as fast as four, for the maps of ResNet18."""
 
 Part = Float[Array, "images ..."]
 Products = Float[Array, "groups _ _"]
 
 
 def map_chunks(function: Callable[[Part], Array], x: Float[Array, "b h w c"]) -> Float[Array, "b y x o"]:
-    """`function(x)` for a function that treats each image alike."""
+    """`function(x)` for a function that treats each image alike.
+
+    Args:
+        function: Takes some of the images; gives an array with a row for each of them.
+        x: The batch.
+    """
     groups, steps, images = _shape(len(x))
     chunks = x.reshape(groups, steps, images, *x.shape[1:])
     result = jax.eval_shape(function, jax.ShapeDtypeStruct((groups * images, *x.shape[1:]), x.dtype))

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from jaxage.models.ops.chunks import sum_chunks
 from jaxage.models.ops.winograd import kernel_gradient
 
-_WINOGRAD_CHANNELS = 64
+_WINOGRAD_GRADIENT_CHANNELS = 64
 """Channels from which Winograd's form is the fastest for the kernel's gradient on a CPU."""
 
 ConvForm = Literal["cpu", "gpu", "xla"]
@@ -70,7 +70,7 @@ def _direct_backward(
 ) -> tuple[FeatureMap, Float[Array, "kh kw i o"]]:
     x, kernel = saved
     _, pull = jax.vjp(lambda x: conv_general(x, kernel, stride, padding), x)
-    if (*kernel.shape[:2], stride, padding) == (3, 3, 1, 1) and min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS:
+    if (*kernel.shape[:2], stride, padding) == (3, 3, 1, 1) and min(kernel.shape[2:]) >= _WINOGRAD_GRADIENT_CHANNELS:
         return *pull(dy), kernel_gradient(x, dy)
 
     def products(x: Array, dy: Array, groups: int) -> list[Array]:

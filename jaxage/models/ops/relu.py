@@ -8,9 +8,12 @@ import jax.numpy as jnp
 
 from jaxage.models.ops.conv import FeatureMap
 
+RELU, RELU6 = math.inf, 6.0
+"""The ceilings of the two."""
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
-def relu(x: FeatureMap, ceiling: float = math.inf) -> FeatureMap:
+def relu(x: FeatureMap, ceiling: float = RELU) -> FeatureMap:
     """`torch.nn.ReLU`, or with the ceiling 6 `torch.nn.ReLU6`: the gradient passes where 0 < x < ceiling."""
     return jnp.maximum(x, 0) if math.isinf(ceiling) else jnp.clip(x, 0, ceiling)
 

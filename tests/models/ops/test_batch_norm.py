@@ -1,4 +1,3 @@
-import math
 from typing import Any
 
 import jax
@@ -7,6 +6,7 @@ import pytest
 
 from jaxage.models.ops.batch_norm import normalize_by_batch, normalize_by_batch_on_cpu, normalize_by_batch_on_gpu
 from jaxage.models.ops.conv import conv_depthwise, conv_matmul
+from jaxage.models.ops.relu import RELU, RELU6
 from jaxage.utils.sharding import along_batch, make_mesh, replicated
 from tests.models.compare import assert_same, draw, gradients
 
@@ -22,19 +22,19 @@ def test_batch_statistics_have_the_gradients_of_their_formula(mean: float, toler
     assert_same(found, expected, tolerance)
 
 
-@pytest.mark.parametrize("clip", [None, (0.0, math.inf), (0.0, 0.5)])
+@pytest.mark.parametrize("ceiling", [None, RELU, 0.5])
 @pytest.mark.parametrize(("mean", "near", "tolerance"), [(0.0, 0.0, 2e-6), (10.0, 9.0, 1e-5), (1000.0, 1001.0, 1e-3)])
 def test_the_form_for_gpus_is_the_same_function(
-    mean: float, near: float, tolerance: float, clip: tuple[float, float] | None
+    mean: float, near: float, tolerance: float, ceiling: float | None
 ) -> None:
     inputs = (jnp.asarray(draw(0, 4, 9, 8, 6) + mean), jnp.asarray(draw(1, 6)), jnp.asarray(draw(2, 6)))
 
     def fused(x: Any, scale: Any, bias: Any) -> Any:
-        return normalize_by_batch_on_gpu(x, scale, bias, jnp.full(6, near), 1e-3, clip)
+        return normalize_by_batch_on_gpu(x, scale, bias, jnp.full(6, near), 1e-3, ceiling)
 
     def plain(x: Any, scale: Any, bias: Any) -> Any:
         y, *statistics = normalize_by_batch(x, scale, bias, 1e-3)
-        return y if clip is None else jnp.clip(y, *clip), *statistics
+        return y if ceiling is None else jnp.clip(y, 0, ceiling), *statistics
 
     assert_same(jax.tree.leaves(fused(*inputs)), jax.tree.leaves(plain(*inputs)), tolerance)
     assert_same(gradients(fused, *inputs), gradients(plain, *inputs), 2 * tolerance)
@@ -45,7 +45,7 @@ def test_the_form_for_gpus_gives_the_dtype_it_is_given() -> None:
     rough = (exact[0].astype(jnp.bfloat16), *exact[1:])
 
     def run(x: Any, scale: Any, bias: Any) -> Any:
-        y, *statistics = normalize_by_batch_on_gpu(x, scale, bias, jnp.zeros(6), 1e-3, (0.0, 6.0))
+        y, *statistics = normalize_by_batch_on_gpu(x, scale, bias, jnp.zeros(6), 1e-3, RELU6)
         assert y.dtype == x.dtype
         assert all(each.dtype == jnp.float32 for each in statistics)
         return y, *statistics
