@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import jax
@@ -22,10 +22,12 @@ from jaxage.commands.benchmark.to_mae import Race, copy_faces, to_mae
 from jaxage.commands.benchmark.torch_baseline import torch_available
 from jaxage.commands.benchmark.workloads import JaxageWorkload, TorchWorkload, random_dataset
 from jaxage.commands.study.recipes import REPORT_MODELS, parse_model
+from jaxage.config import TrainConfig
 from jaxage.data.dataset import Dataset
 from jaxage.pretrained.load import RANDOM
 from jaxage.report.timeline import timeline
 from jaxage.training.run_folder import environment
+from jaxage.training.setup import check_settings
 from jaxage.types import Dtype, Json, Log, UserError
 from jaxage.utils.files import write_json
 from jaxage.utils.sharding import along_batch, mesh_for
@@ -117,16 +119,19 @@ def benchmark(config: BenchmarkConfig, log: Log = print) -> Json:
         `end_to_end`), and `to_mae` the seconds to a validation error (see `to_mae`), which replaces the rates.
 
     Raises:
-        UserError: for a configuration that is not a model, a batch size that does not fit the devices, and (DataError,
-            WeightsError) data and weights that cannot be used.
+        UserError: for a configuration that is not a model, unknown layers, a batch size that does not fit the devices,
+            and (DataError, WeightsError) data and weights that cannot be used.
     """
+    # JAX would take three quarters of a GPU's memory at once, and leave too little to torch and to other processes
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     models = [parse_model(text) for text in config.configurations]
     cases = [Case(model.arch, model.trainable, config.batch_size, config.dtype) for model in models]
+    for case in cases:  # refused before anything is measured
+        sizes = TrainConfig(batch_size=config.batch_size, image_size=config.image_size)
+        check_settings(replace(sizes, arch=case.arch, trainable=case.trainable, weights=RANDOM))
     with_torch = torch_available()
     log("compared with torch" if with_torch else "torch or torchvision cannot be imported: jaxage only")
-    processes = _time_processes(config, cases, with_torch, log)  # before this process takes a GPU's memory
-    if with_torch:
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # JAX would take three quarters at once
+    processes = _time_processes(config, cases, with_torch, log)
     mesh = mesh_for(config.batch_size)
     log(f"{mesh.size} x {mesh.devices.flat[0].device_kind}, JAX {jax.__version__}")
     result: Json = {

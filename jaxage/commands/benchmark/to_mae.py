@@ -19,11 +19,14 @@ from jaxage.commands.benchmark.end_to_end import torch_command
 from jaxage.commands.benchmark.torch_baseline import UsualLoop
 from jaxage.data.files import image_root, open_files
 from jaxage.data.importers.csv_file import read_csv
+from jaxage.data.records import DataError
 from jaxage.data.splits import assign_splits, require_splits
 from jaxage.models.registry import find_network
 from jaxage.pretrained.convert import to_torch
 from jaxage.pretrained.load import RANDOM, find_weights, weights_path
+from jaxage.training.history import HISTORY
 from jaxage.types import Arch, Json
+from jaxage.utils.text import quoted
 from jaxage.utils.trees import is_within
 
 _POLL_S = 0.05
@@ -45,7 +48,7 @@ def copy_faces(source: Path, folder: Path) -> Path:
     splits, so both read these. What has no split is divided at random.
 
     Raises:
-        DataError: for a CSV that cannot be used.
+        DataError: for a CSV that cannot be used, and an image that cannot be read.
     """
     records = read_csv(source)
     if not all(records.split):
@@ -56,7 +59,12 @@ def copy_faces(source: Path, folder: Path) -> Path:
     with open_files(image_root(source, records.path[0])) as files:
         for i, (path, age, split) in enumerate(zip(records.path, records.age, records.split, strict=True)):
             name = f"{i:06}{Path(path).suffix}"
-            (folder / name).write_bytes(files.read(path))
+            try:
+                (folder / name).write_bytes(files.read(path))
+            except OSError as error:
+                raise DataError(
+                    f"{quoted(path)} of {quoted(source)} cannot be copied: {error.strerror or error}"
+                ) from error
             rows.append((name, f"{age:g}", split))
     table = folder / "faces.csv"
     with table.open("w", newline="", encoding="utf-8") as file:
@@ -77,19 +85,19 @@ def to_mae(case: Case, race: Race, *, with_torch: bool) -> Json:
         cache, `torch_s`. None if one of the seeds did not come to the error.
 
     Raises:
+        UserError: (WeightsError, ConversionError) for weights that cannot be used.
+        WeightsUnavailableError: if they cannot be fetched.
         RuntimeError: with the end of its output, if a process fails.
     """
     times: dict[str, list[float | None]] = {}
+    tensors = _save_trunk(race.table.parent / f"{case.arch}.npz", case.arch, race.weights)
     for seed in range(race.seeds):
         with tempfile.TemporaryDirectory(prefix="jaxage-benchmark-") as name:
             folder = Path(name)
             for key in ("first", "second"):
-                seconds = _run_until(
-                    _jaxage(case, race, seed, folder / key), folder, folder / key / "metrics.jsonl", race
-                )
-                times.setdefault(f"{key}_s", []).append(seconds)
+                command = _jaxage(case, race, seed, folder / key)
+                times.setdefault(f"{key}_s", []).append(_run_until(command, folder, folder / key / HISTORY, race))
             if with_torch:
-                tensors = _save_trunk(folder / "trunk.npz", case.arch, race.weights)
                 settings = case.arch, case.trainable, race.image_size, case.batch_size, race.epochs, tensors, seed
                 command = torch_command(UsualLoop(str(race.table), *settings))
                 times.setdefault("torch_s", []).append(_run_until(command, folder, folder / "output.txt", race))

@@ -96,11 +96,21 @@ def test_the_smallest_error_of_whole_lines_counts(tmp_path: Path) -> None:
     assert median_of([3.0, None]) is None
 
 
-def test_a_process_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_timed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights and files before anything is run, and a process that fails with the end of what it said."""
     quick(monkeypatch)
-    config = small(tmp_path, configurations=("resnet18:fc",), to_mae=5.0, data=write_faces(tmp_path / "data"), seeds=1)
-    with pytest.raises(RuntimeError, match=r"(?s)train .* failed.*imagenet21k"):
+    table = write_faces(tmp_path / "data")
+    config = small(tmp_path, configurations=("resnet18:fc",), to_mae=5.0, data=table, seeds=1)
+    with pytest.raises(UserError, match="'imagenet21k' is neither"):
         benchmark(replace(config, weights="imagenet21k"), lambda _: None)
+    with pytest.raises(UserError, match="did you mean 'layer4'"):
+        benchmark(replace(config, configurations=("resnet18:fc,layr4",)), lambda _: None)
+    table.write_text("path,age\n" + "".join(f"faces/{i:03}.png,30\n" for i in range(60)))
+    with pytest.raises(RuntimeError, match=r"(?s)train .* failed.*every age"):
+        benchmark(config, lambda _: None)
+    (tmp_path / "data" / "faces" / "003.png").unlink()
+    with pytest.raises(UserError, match=r"faces/003\.png.*missing"):
+        benchmark(config, lambda _: None)
 
 
 def test_to_mae_needs_faces(tmp_path: Path) -> None:
