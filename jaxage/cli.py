@@ -6,7 +6,9 @@ import io
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from jaxage.utils.huge_pages import restart_with_huge_pages
 
@@ -21,8 +23,10 @@ COMMANDS = {
     "push": "Upload the model of a run to the Hugging Face Hub, with a card; other commands take it as hf://OWNER/NAME.",
     "prepare": "Choose, check and divide faces, and pack them for train --data.",
     "convert": "Convert torch weights to Flax, check every stage, and write safetensors.",
+    "launch": "Start a command in several processes on this machine, which train one model.",
     "lr-find": "Raise the learning rate step by step, and draw how the loss goes: where to set it.",
     "study": "Train the seven models of the report, and write a page that compares them.",
+    "cache": "Show what is kept on disk between runs, and make room.",
     "benchmark": "Measure how fast this machine trains, beside torch where it is installed.",
 }
 """The commands, each with the first line of its help; `jaxage.commands.arguments` has a module for each."""
@@ -49,19 +53,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     try:
         _run(*arguments)
+        _leave(0)
     except (UserError, WeightsUnavailableError, Diverged) as error:
-        sys.exit(f"error: {error}")
+        _exit(f"error: {error}")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         sys.exit(1)
     except OSError as error:
-        sys.exit(f"error: {explain_os_error(error)}")
+        _exit(f"error: {explain_os_error(error)}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Stopped as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(128 + stop.signum)
+        if str(stop):
+            print(stop, file=sys.stderr)
+        _exit(128 + stop.signum)
+    except Exception:
+        _leave(traceback.format_exc())
+        raise
+
+
+def _exit(status: int | str) -> NoReturn:
+    _leave(status)
+    sys.exit(status)
+
+
+def _leave(status: int | str) -> None:
+    """End together with the other processes of the job, if the command has joined any."""
+    if cluster := sys.modules.get("jaxage.utils.cluster"):
+        cluster.leave(status)
 
 
 def _answer_without_command(arguments: Sequence[str]) -> None:

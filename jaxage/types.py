@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
@@ -33,10 +33,29 @@ Images = Float[Array, "batch height width 3"]
 RawImages = UInt8[Array, "batch height width 3"]
 """RGB as stored, 0-255."""
 
-StoredImages = UInt8[np.ndarray, "n size size 3"]
-"""RGB as decoded, 0-255, in memory or in a memory map."""
 
-Items = Shaped[Array | np.ndarray, "n *item"]
+@runtime_checkable
+class ShardedArray(Protocol):
+    """Arrays in several memory maps, read as one (see `jaxage.data.shards`)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def dtype(self) -> Any: ...  # noqa: D102
+
+    @property
+    def nbytes(self) -> int: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any) -> np.ndarray: ...
+
+
+StoredImages = UInt8[np.ndarray, "n size size 3"] | ShardedArray
+"""RGB as decoded, 0-255, in memory or in memory maps."""
+
+Items = Shaped[Array | np.ndarray, "n *item"] | ShardedArray
 """What is learned from: images, uint8 (n, height, width, 3), or cached features, (n, ...)."""
 
 Ages = Float[Array, " batch"]

@@ -19,6 +19,7 @@ from jaxage.training.run_folder import CONFIG, read_config, read_inputs, require
 from jaxage.training.train_images import count_train_images
 from jaxage.training.view_index import rows_of_images
 from jaxage.types import FacesIn, Json, Log, Predictions, Rows, RunPath, Split, UserError, Variables
+from jaxage.utils import cluster
 from jaxage.utils.sharding import inference_batch, make_mesh, replicate
 from jaxage.utils.text import quoted
 
@@ -63,6 +64,7 @@ def evaluate(run: RunPath, options: EvaluateOptions = _DEFAULTS, log: Log = prin
     Raises:
         UserError: for a run or data that cannot be used.
     """
+    log = cluster.quiet(log)
     variables, model_config = load_model(run)
     config = _run_config(run, options.data)
     max_bad = config.max_bad if options.max_bad is None else options.max_bad
@@ -72,6 +74,7 @@ def evaluate(run: RunPath, options: EvaluateOptions = _DEFAULTS, log: Log = prin
         column_of(options.coverage, model_config.intervals.coverages)  # refused before anything is computed
     config = replace(config, image_size=model_config.image_size, max_bad=max_bad)
     dataset, split = _load(run, config, options, model_config, log)
+    cluster.require_same({"data": dataset.sha256})
     for note in dataset.notes:
         log(f"note: {note}")
     rows = np.arange(len(dataset.records)) if split is None else dataset.records.rows_of(split)
@@ -129,6 +132,6 @@ def predict_images(
     """Predictions of some images of a dataset, by a whole network."""
     mesh = make_mesh()
     loader = make_loader(dataset.images, dataset.records.age, mesh, device_budget(mesh, config.memory_budget))
-    step = compile_predictor(model_config, mesh)
+    step = compile_predictor(model_config, mesh, resident=loader.resident)
     eval_rows = rows_of_images(rows, model_config.flip)
     return predict_rows(step, replicate(variables, mesh), loader, eval_rows, inference_batch(mesh, config.batch_size))

@@ -6,7 +6,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 from jaxtyping import Float
@@ -19,12 +18,13 @@ from jaxage.report.plots import rates
 from jaxage.training.build import build, resolve, run_inputs
 from jaxage.training.checkpoint import Checkpoint, make_layout, open_checkpoints, restore_latest, save
 from jaxage.training.loop import Program, steps_per_epoch
-from jaxage.training.run_folder import Run, RunName, create_run, open_run, require_inputs
+from jaxage.training.run_folder import Run, RunName, create_run, environment, open_run, require_inputs
 from jaxage.training.setup import check_settings, initialize
 from jaxage.training.state import TrainState
 from jaxage.types import Log, UserError
+from jaxage.utils import cluster
 from jaxage.utils.files import write_csv
-from jaxage.utils.sharding import block_if_multi_cpu, replicated
+from jaxage.utils.sharding import block_if_multi_cpu, replicate
 
 _LOW, _HIGH = 1e-6, 1.0
 _MEMORY = 0.95
@@ -65,22 +65,24 @@ def lr_find(config: TrainConfig, steps: int, log: Log = print, given: Collection
         raise UserError("lr-find needs --solver adamw, no --unfreeze, and --steps 10 or more")
     with open_run(config, log, given, RANGE_TESTS) as run:
         setup = check_settings(run.config)
-        dataset = load_data(run.config, cache_folder(), log, setup.input)
-        initial = initialize(run.config, setup, dataset, log)
+        dataset = load_data(run.config, cache_folder(), run.log, setup.input)
+        initial = initialize(run.config, setup, dataset, run.log)
         inputs = run_inputs("lr-find", dataset, initial) | {"steps": steps}
         require_inputs(run.folder, inputs)
+        cluster.require_same(inputs | environment()["packages"])
         growing = growth(steps)
-        built = build(run.config, setup, dataset, initial, log, schedule=growing)
+        built = build(run.config, setup, dataset, initial, run.log, schedule=growing)
         run = replace(run, config=resolve(run.config, initial, built))
         create_run(run, inputs)
         losses = _losses(built.program, built.state, steps, run)
         test = suggest_lr(np.asarray([growing(step) for step in range(len(losses))], np.float64), losses)
         rows = zip(test.rate, test.loss, test.smooth, strict=True)
         table = (tuple(f"{x:.6g}" for x in row) for row in rows)
-        write_csv(run.folder / "lr-find.csv", ("rate", "loss", "smooth"), table)
-        rates(run.folder / "lr-find.png", test.rate, test.loss, test.smooth, test.suggestion)
+        if cluster.is_first():
+            write_csv(run.folder / "lr-find.csv", ("rate", "loss", "smooth"), table)
+            rates(run.folder / "lr-find.png", test.rate, test.loss, test.smooth, test.suggestion)
     found = f"try --learning-rate {test.suggestion:.1e}" if test.suggestion else "the loss never fell: look at the plot"
-    log(f"{len(losses)} steps, rates up to {test.rate[-1]:.1e}: {found} ({run.folder / 'lr-find.png'})")
+    run.log(f"{len(losses)} steps, rates up to {test.rate[-1]:.1e}: {found} ({run.folder / 'lr-find.png'})")
     return test
 
 
@@ -107,7 +109,7 @@ def _losses(program: Program, state: TrainState, steps: int, run: Run) -> Curve:
     losses: list[float] = []
     layout = make_layout(state, program.moves)
     with open_checkpoints(run.folder / "checkpoints") as checkpoints:
-        if restored := restore_latest(checkpoints, state, layout, replicated(program.mesh)):
+        if restored := restore_latest(checkpoints, state, layout, program.mesh):
             state, losses = restored.state, restored.progress["losses"]
             run.log(f"resuming at step {int(state.step)}")
         step = program.phases[0].train_steps[1]
@@ -135,7 +137,7 @@ def _batches(program: Program, done: int, steps: int, run: Run) -> Iterator[tupl
         epoch, first = divmod(done, per_epoch)
         end = min(per_epoch, first + steps - done)
         order = epoch_batches(program.inputs.view_rows, run.config.seed, epoch + 1, run.config.batch_size)
-        order = jax.device_put(order, replicated(program.mesh))
+        order = replicate(order, program.mesh)
         with closing(step_batches(program.inputs.loader, order, first, end, 1)) as arguments:
             yield from arguments
         done += end - first

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import jax
@@ -22,7 +22,7 @@ from jaxage.report.tables import model_card, results_table, write_failures, writ
 from jaxage.training.build import Built, build, resolve, run_inputs
 from jaxage.training.export import ModelConfig, export_model
 from jaxage.training.intervals import Intervals, bounds_of, coverage_report, fit_intervals
-from jaxage.training.loop import Program, Progress, fit, predict_at
+from jaxage.training.loop import Progress, fit, predict_at
 from jaxage.training.ridge import solve
 from jaxage.training.run_folder import (
     REPORT,
@@ -37,10 +37,12 @@ from jaxage.training.run_folder import (
 )
 from jaxage.training.setup import InitialModel, check_settings, initialize
 from jaxage.training.train_images import write_train_images
-from jaxage.types import Json, Log, Mask, Rows, Variables, Years
+from jaxage.types import Json, Log, Mask, Predictions, Rows, Split, Variables, Years
+from jaxage.utils import cluster
 from jaxage.utils.files import write_json
 
 _COVERAGE = 0.9
+_SCORED: tuple[Split, Split] = ("validation", "test")
 
 
 def train(config: TrainConfig, log: Log = print, given: Collection[str] | None = None) -> Json:
@@ -66,7 +68,8 @@ def train(config: TrainConfig, log: Log = print, given: Collection[str] | None =
     if report := finished_report(folder):
         log(f"{folder} is finished: nothing to resume")
         return report
-    with open_run(config, log, given) as run:
+    with open_run(config, cluster.quiet(log), given) as run:
+        log = run.log
         if report := finished_report(run.folder):  # by another process, in the meantime
             return report
         setup = check_settings(run.config)
@@ -77,19 +80,26 @@ def train(config: TrainConfig, log: Log = print, given: Collection[str] | None =
         initial = initialize(run.config, setup, dataset, log)
         inputs = run_inputs("train", dataset, initial)
         require_inputs(run.folder, inputs)
+        cluster.require_same(inputs | environment()["packages"])
         built = build(run.config, setup, dataset, initial, log)
         run = replace(run, config=resolve(run.config, initial, built))
         create_run(run, inputs | {"images": dataset.images_sha256})
-        write_train_images(run.folder, dataset)
-        write_failures(run.folder / "failures.csv", dataset.failures)
         best, progress = _fit(built, initial, run)
         fit_ended = time.perf_counter()
-        tested, intervals = _test(built.program, best, dataset, run)
-        framing = try_framing(dataset, log) if run.config.data is not None else None
-        model_config = replace(initial.model_config, framing=framing, intervals=intervals)
-        report = _report(built, initial, dataset, run) | tested
-        report |= {"best_epoch": progress.best_epoch, "timing": _timing(built, progress, fit_ended)}
-        _write_results(best, model_config, progress, report, run)
+        predicted = {split: predict_at(built.program, best, dataset.records.rows_of(split)) for split in _SCORED}
+
+        def finish() -> Json:
+            write_train_images(run.folder, dataset)
+            write_failures(run.folder / "failures.csv", dataset.failures)
+            tested, intervals = _test(predicted, dataset, run)
+            framing = try_framing(dataset, log) if run.config.data is not None else None
+            model_config = replace(initial.model_config, framing=framing, intervals=intervals)
+            report = _report(built, initial, dataset, run) | tested
+            report |= {"best_epoch": progress.best_epoch, "timing": _timing(built, progress, fit_ended)}
+            _write_results(best, model_config, progress, report, run)
+            return report
+
+        report = cluster.first(finish)
     log(results_table(report))
     log(f"\nreport, predictions, plots and model: {run.folder}")
     return report
@@ -124,18 +134,18 @@ def _timing(built: Built, progress: Progress, fit_ended: float) -> Json:
     }
 
 
-def _test(program: Program, best: Variables, dataset: Dataset, run: Run) -> tuple[Json, Intervals]:
+def _test(predictions: Mapping[Split, Predictions], dataset: Dataset, run: Run) -> tuple[Json, Intervals]:
     """Score validation and test, and draw the test; the intervals that the validation split gives.
 
     Ages of the test split are used only here.
     """
-    records, seed = program.records, run.config.seed
-    validation, rows = (records.rows_of(split) for split in ("validation", "test"))
-    predicted, part = predict_at(program, best, validation), records.take(validation)
+    records, seed = dataset.records, run.config.seed
+    validation, rows = (records.rows_of(split) for split in _SCORED)
+    predicted, part = predictions["validation"], records.take(validation)
     scored = {"validation": summary(predicted.age, part.age, part.identity, seed)}
     intervals = fit_intervals(predicted, part.age)
     constant = fit_intervals(predicted, part.age, bands=1, scaled=False)
-    predicted, part = predict_at(program, best, rows), records.take(rows)
+    predicted, part = predictions["test"], records.take(rows)
     prediction = np.asarray(predicted.age)
     test = summary(prediction, part.age, part.identity, seed)
     test |= _seen_and_unseen(part, prediction, records.identity[records.rows_of("train")], seed)

@@ -1,10 +1,12 @@
 """A dataset ready to train on: checked rows, and their pixels, decoded once and kept on disk."""
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,7 +89,8 @@ def load_dataset(
     """Read faces and decode their images into squares of `size` pixels.
 
     The decoded images are kept in `cache/decoded` and found again there (see `load_images`). A prepared folder has the
-    hashes of its images in its table, so none of them is read a second time. Images that cannot be used are left out.
+    hashes of its images in its table, and those of other files are kept in `cache/files` (see `hash_files`), so none of
+    them is read a second time. Images that cannot be used are left out.
 
     Args:
         data: A folder that `jaxage prepare` has made (see `open_prepared`), or a CSV (see `read_csv`) whose images lie
@@ -102,14 +105,10 @@ def load_dataset(
         DataError: if the data have faults, more than `options.max_bad` of the images cannot be used, a split has no
             image, or the cache cannot be written.
     """
-    with _open(data) as table, ThreadPoolExecutor(options.workers or os.cpu_count()) as pool:
+    with _open(data, cache) as table, ThreadPoolExecutor(options.workers or os.cpu_count()) as pool:
         if options.split == "identity":
             require_identities(table.records)
-        paths = table.records.path.tolist()
-        if table.digests is None:
-            files = hash_files(table.read, paths, pool)
-        else:
-            files = [ImageFile(*row) for row in zip(paths, table.digests, strict=True)]
+        files = table.hash_files(pool)
         decoded = load_images(table.read, files, size, contract, cache / "decoded", pool, cropper)
     _refuse_too_many(data, table, decoded, options.max_bad)
     records, decided_by = _usable_records(data, table, decoded.failures, options)
@@ -131,6 +130,16 @@ def load_dataset(
     )
 
 
+def read_records(data: Path, options: LoadOptions = _DEFAULTS) -> Records:
+    """The table of a dataset, divided as the options say; no image is read.
+
+    Raises:
+        DataError: as `load_dataset` does for the table.
+    """
+    with _open(data, Path()) as table:
+        return table.records if options.split is None else _divide(table, options.split, options.seed)[0]
+
+
 def describe_data(dataset: Dataset) -> Json:
     """What a report says of a dataset: name, split, hash, size in pixels, counts, and who is in train and test."""
     records = dataset.records
@@ -146,26 +155,30 @@ def describe_data(dataset: Dataset) -> Json:
 
 
 class _Table(NamedTuple):
-    """What is known before any image is decoded; `digests` is None if the files must be read to know them."""
+    """What is known before any image is decoded."""
 
     name: str
     root: Path
     records: Records
-    digests: list[str] | None
+    hash_files: Callable[[ThreadPoolExecutor], list[ImageFile]]
     read: ReadImage
     decided_by: SplitChoice | None
 
 
 @contextmanager
-def _open(data: Path) -> Iterator[_Table]:
+def _open(data: Path, cache: Path) -> Iterator[_Table]:
     if data.is_dir():
         prepared = open_prepared(data)
-        yield _Table(prepared.name, data, prepared.records, prepared.sha256, prepared.read, prepared.split)
+        hashed = [ImageFile(*row) for row in zip(prepared.records.path.tolist(), prepared.sha256, strict=True)]
+        yield _Table(prepared.name, data, prepared.records, lambda _: hashed, prepared.read, prepared.split)
     else:
         records = read_csv(data)
         root = image_root(data, str(records.path[0]))
+        index = cache / "files" / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()}.sqlite"
+        decided_by: SplitChoice | None = "given" if (records.split != "").any() else None
         with open_files(root) as files:
-            yield _Table(data.stem, root, records, None, files.read, "given" if (records.split != "").any() else None)
+            hash_all = partial(hash_files, files, records.path.tolist(), index)
+            yield _Table(data.stem, root, records, hash_all, files.read, decided_by)
 
 
 def _refuse_too_many(data: Path, table: _Table, decoded: DecodedImages, max_bad: float) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, ImageStat, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from jaxage.data.formats import image_formats, unknown_kind
 from jaxage.types import InputContract, Interpolation
@@ -17,6 +17,7 @@ MIN_SIDE = 32
 MAX_ASPECT = 4
 MIN_SPREAD = 2.0
 MIN_WHITE = 32
+_LEVELS = np.arange(256)
 _GRAY_BITS = (8, 10, 12, 16)
 
 FILTERS: dict[Interpolation, Image.Resampling] = {
@@ -121,10 +122,11 @@ def open_image(data: bytes, check: SizeCheck | None = None) -> Image.Image:
 def square_pixels(image: Image.Image, size: int, contract: InputContract) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """The central square of an RGB image as a network takes it. Raises ImageError if it is blank or almost black."""
     square = _square(image, size, contract.interpolation, contract.crop)
-    statistics = ImageStat.Stat(square)
-    if max(statistics.stddev) < MIN_SPREAD:
+    histogram = np.array(square.histogram()).reshape(3, 256)
+    mean, mean_square = (histogram @ _LEVELS**power / square.size[0] ** 2 for power in (1, 2))
+    if (mean_square - mean**2).max() < MIN_SPREAD**2:
         raise ImageError("blank")
-    if max(high for _, high in statistics.extrema) < MIN_WHITE:
+    if not histogram[:, MIN_WHITE:].any():
         raise ImageError("almost black: are its values of 12 bits stored in 16? save it with 8 bits")
     return np.array(square)
 
@@ -138,6 +140,8 @@ def _check_crop(width: int, height: int, min_side: int) -> None:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return image  # exif_transpose would copy it
         return ImageOps.exif_transpose(image)
     except Exception:  # broken EXIF data are no reason to lose a face
         return image
@@ -158,7 +162,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = Image.alpha_composite(white, image)
     if image.mode == "F":
         raise ImageError("floating-point pixels: save it with 8 bits")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _square(image: Image.Image, size: int, interpolation: Interpolation, crop: float) -> Image.Image:

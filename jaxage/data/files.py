@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 from jaxage.data.archives import ENDINGS, Archive, Missing, Refused, open_archive
+from jaxage.data.file_index import Stamp
 from jaxage.data.records import DataError
 from jaxage.utils.text import quoted
 
@@ -73,10 +74,12 @@ class Files(NamedTuple):
     """The files in a folder or an archive.
 
     read: gives the bytes of one. paths: lists all regular files, sorted, without hidden ones and `__MACOSX` folders.
+    stamp: the size and the time of change of one, or of the archive; None where only reading can tell.
     """
 
     read: ReadImage
     paths: Callable[[], list[str]]
+    stamp: Callable[[str], Stamp | None]
 
 
 @contextmanager
@@ -92,14 +95,27 @@ def open_files(root: Path) -> Iterator[Files]:
     if root.is_dir():
         read = partial(_read_file, root, cache(partial(_is_inside, root)), cache(_names_in))
         paths = cache(lambda: sorted(_walk(root)))
-        yield Files(partial(_read_or_suggest, read, cache(lambda: _by_base_name(paths()))), paths)
+        yield Files(
+            partial(_read_or_suggest, read, cache(lambda: _by_base_name(paths()))), paths, partial(_stamp, str(root))
+        )
     elif root.is_file():
         with open_archive(root) as archive:
             read = partial(_read_member, archive, cache(partial(_by_spelling, archive.names)))
             paths = cache(lambda: sorted(filter(archive.is_file, filterfalse(_is_hidden, archive.names))))
-            yield Files(partial(_read_or_suggest, read, cache(lambda: _by_base_name(archive.names))), paths)
+            whole = _stamp(str(root.resolve().parent), root.resolve().name)
+            yield Files(
+                partial(_read_or_suggest, read, cache(lambda: _by_base_name(archive.names))), paths, lambda _: whole
+            )
     else:
         raise DataError(f"{quoted(root)}: there is no such file or folder")
+
+
+def _stamp(root: str, path: str) -> Stamp | None:
+    try:
+        found = os.lstat(f"{root}/{path}")
+    except (OSError, ValueError):
+        return None
+    return Stamp(found.st_size, found.st_ctime_ns) if stat.S_ISREG(found.st_mode) else None
 
 
 def _archives_of(csv_path: Path) -> list[Path]:

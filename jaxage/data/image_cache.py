@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import time
 import uuid
@@ -18,17 +19,21 @@ import PIL
 from jaxtyping import UInt8
 
 from jaxage.data.decode import ImageError, decode_image, strict_warnings
-from jaxage.data.files import ReadImage
+from jaxage.data.file_index import add_to_index, read_index
+from jaxage.data.files import Files, ReadImage
 from jaxage.data.formats import image_formats
 from jaxage.data.parallel import in_order
 from jaxage.data.records import DataError, Failure
+from jaxage.data.shards import Shards
 from jaxage.types import InputContract, StoredImages
+from jaxage.utils import cluster
 from jaxage.utils.files import atomic_write, explain_os_error, rename_folder, write_json
 from jaxage.utils.text import quoted
 
 FAILURES = "failures.json"
 _IMAGES = "images.npy"
 _DECODER = f"jaxage decoded images, version 2, pillow {PIL.__version__}"
+_SHARD = 8192
 _STALE_SECONDS = 3600
 
 Pixels = UInt8[np.ndarray, "size size 3"]
@@ -55,8 +60,8 @@ class ImageFile(NamedTuple):
 class DecodedImages(NamedTuple):
     """What was decoded, and where it is kept.
 
-    folder: holds `images.npy` and `failures.json`.
-    images: a read-only memory map of the images that could be decoded, in the order of the files.
+    folder: holds `failures.json`.
+    images: read-only memory maps of the images that could be decoded, in the order of the files.
     failures: the other files, in their order.
     """
 
@@ -65,9 +70,28 @@ class DecodedImages(NamedTuple):
     failures: tuple[Failure, ...]
 
 
-def hash_files(read: ReadImage, paths: Sequence[str], pool: ThreadPoolExecutor) -> list[ImageFile]:
-    """The SHA-256 of every file, or why it cannot be read, in the order of the paths."""
-    return list(in_order(pool, partial(_hash_file, read), paths, "reading"))
+def hash_files(files: Files, paths: Sequence[str], index: Path, pool: ThreadPoolExecutor) -> list[ImageFile]:
+    """The SHA-256 of every file, or why it cannot be read, in the order of the paths.
+
+    Args:
+        files: Gives their bytes, sizes and times of change.
+        paths: Which of them.
+        index: The file that remembers hashes (see `jaxage.data.file_index`).
+        pool: The threads that read.
+    """
+    stamps = list(pool.map(files.stamp, paths, chunksize=256))
+    known = read_index(index)
+    found = dict[str, ImageFile]()
+    for path, stamp in zip(paths, stamps, strict=True):
+        before, digest = known.get(path, (None, ""))
+        if stamp is not None and stamp == before:
+            found[path] = ImageFile(path, digest)
+    unknown = [path for path in paths if path not in found]
+    found |= {file.path: file for file in in_order(pool, partial(_hash_file, files.read), unknown, "reading")}
+    stamp_of = dict(zip(paths, stamps, strict=True))
+    read = ((path, stamp_of[path], found[path].digest) for path in unknown)
+    add_to_index(index, ((path, stamp, digest) for path, stamp, digest in read if stamp and isinstance(digest, str)))
+    return [found[path] for path in paths]
 
 
 def load_images(
@@ -81,9 +105,10 @@ def load_images(
 ) -> DecodedImages:
     """The decoded images that `cache` holds for these files; they are decoded now if it does not hold them.
 
-    They lie in `cache/KEY`, renamed into place when complete. KEY is the SHA-256 of JSON lines: the decoder's version,
-    the formats that it reads, and the size (and interpolation and crop where they are not the default, and the
-    cropper's key), then path and SHA-256 of every file. Memory does not grow with the number of images.
+    They lie in shards of 8,192 files, each in `cache/KEY`, renamed into place when complete: decoding that was stopped
+    goes on, and one more file makes one new shard. KEY is the SHA-256 of JSON lines: the decoder's version, the formats
+    that it reads, and the size (and interpolation and crop where they are not the default, and the cropper's key), then
+    path and SHA-256 of every file. Memory does not grow with the number of images. Several processes divide the shards.
 
     Args:
         read: Reads the files.
@@ -95,7 +120,8 @@ def load_images(
         cropper: Cuts faces out of photos; without it, each image is decoded whole.
 
     Raises:
-        DataError: if the cache cannot be written, or a file has changed since it was hashed.
+        DataError: if the cache cannot be written or has no room for all images, or a file has changed since it was
+            hashed.
     """
     form = (contract.interpolation, contract.crop)
     head = [
@@ -105,17 +131,60 @@ def load_images(
         *(() if form == (InputContract().interpolation, InputContract().crop) else form),
     ]
     head += [cropper.key] if cropper else []
-    contents = ([file.path, None if isinstance(file.digest, Failure) else file.digest] for file in files)
-    folder = cache / hash_json([head, *contents])
     remove_stale(cache)
-    entry = _find(folder, len(files), size)
-    if entry is None:
-        with strict_warnings():
-            decoded = in_order(pool, partial(_decode, read, size, contract, cropper), files, "decoding")
-            entry = _build(folder, len(files), size, decoded)
+    parts = [files[start : start + _SHARD] for start in range(0, max(1, len(files)), _SHARD)]
+    shards = [_Shard(cache / _key(head, part), part) for part in parts]
+    missing = [i for i, shard in enumerate(shards) if _find(shard.folder, len(shard.files), size) is None]
+    _require_space(cache, size * size * 3 * sum(len(shards[i].files) for i in missing))
+
+    def load(i: int) -> DecodedImages:
+        shard, number = shards[i], f" {i + 1} of {len(shards)}" * (len(shards) > 1)
+        if (entry := _find(shard.folder, len(shard.files), size)) is None:
+            with strict_warnings():
+                decode = partial(_decode, read, size, contract, cropper)
+                decoded = in_order(pool, decode, shard.files, f"decoding{number}")
+                entry = _build(shard.folder, len(shard.files), size, decoded)
+        with suppress(OSError):
+            os.utime(shard.folder)  # `jaxage cache` shows when it was last used
+        return entry._replace(folder=shard.folder)
+
+    for i in missing:
+        if i % cluster.count() == cluster.index():
+            load(i)
+    cluster.gather(None)  # those of the others are there now, if the cache is shared
+    entries = [load(i) for i in range(len(shards))]
     unread = {file.path: file.digest for file in files if isinstance(file.digest, Failure)}
-    failures = tuple(unread.get(failure.path, failure) for failure in entry.failures)  # why they are missing today
-    return entry._replace(folder=folder, failures=failures)
+    failures = tuple(  # why they are missing today
+        unread.get(failure.path, failure) for entry in entries for failure in entry.failures
+    )
+    if len(entries) == 1:
+        return entries[0]._replace(failures=failures)
+    folder = cache / _key(head, files)
+    folder.mkdir(exist_ok=True)
+    write_json(folder / FAILURES, [asdict(failure) for failure in failures])
+    return DecodedImages(folder, Shards([entry.images for entry in entries]), failures)
+
+
+class _Shard(NamedTuple):
+    """The entry of some files: its folder, and what it holds."""
+
+    folder: Path
+    files: Sequence[ImageFile]
+
+
+def _key(head: Sequence[Any], files: Sequence[ImageFile]) -> str:
+    contents = ([file.path, None if isinstance(file.digest, Failure) else file.digest] for file in files)
+    return hash_json([head, *contents])
+
+
+def _require_space(cache: Path, size: int) -> None:
+    """Raise DataError before the first image is decoded if the disk cannot hold all of them."""
+    place = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    if size > (free := shutil.disk_usage(place).free):
+        raise DataError(
+            f"the decoded images need {size / 2**30:.1f} GiB, and the disk of {quoted(cache)} has {free / 2**30:.1f} "
+            "free: make room, choose a smaller --image-size, or another folder (JAXAGE_CACHE)"
+        )
 
 
 def hash_json(lines: Iterable[Sequence[Any]]) -> str:

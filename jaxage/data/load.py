@@ -25,6 +25,11 @@ def image_size(config: TrainConfig) -> int:
     return config.image_size or (DEMO_SIZE if config.data is None else REAL_SIZE)
 
 
+def load_options(config: TrainConfig) -> LoadOptions:
+    """How `config` divides the images, and how many may be bad."""
+    return LoadOptions(config.split, _seed(config), config.max_bad)
+
+
 def load_data(
     config: TrainConfig,
     cache: Path,
@@ -44,8 +49,7 @@ def load_data(
     Raises:
         DataError: as `load_dataset` does.
     """
-    options = LoadOptions(config.split, _seed(config), config.max_bad)
-    size = image_size(config)
+    size, options = image_size(config), load_options(config)
     load = partial(load_dataset, size=size, cache=cache, contract=contract, options=options, cropper=cropper)
     if config.data is not None:
         return load(config.data)

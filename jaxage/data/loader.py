@@ -7,20 +7,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxage.data.sampler import EpochBatches
-from jaxage.types import Items, Years
+from jaxage.types import Items
 from jaxage.utils.memory import host_memory
-from jaxage.utils.sharding import replicate
+from jaxage.utils.sharding import devices_per_host, replicate, split_batch, split_items, take
 
 _READERS, _AHEAD = 2, 4
 _SHARE = 0.5
 _GIB = 2**30
 
-ItemAges = Float[Array | np.ndarray, " n"]
+ItemAges = Float[Array | np.ndarray, " faces"]
 """Years, float32, one for each item."""
 
 BatchRows = Int[np.ndarray, " batch"]
@@ -34,10 +35,10 @@ Batch = tuple[Items, ItemAges, BatchRows]
 class DataLoader:
     """Images or cached features of them, with their ages.
 
-    items: images, uint8 (n, size, size, 3), or features, (n, ...); a JAX array if they lie on the device, a NumPy array
-        (a memory map, for example) if they are streamed.
+    items: images, uint8 (n, size, size, 3), or features, (n, ...); a JAX array if they lie on the devices, which has
+        zeros after the last item (see `split_items`), a NumPy array (a memory map, for example) if they are streamed.
     ages: (n,) float32, years.
-    mesh: The devices; each holds all items, or gets whole batches.
+    mesh: The devices; each holds its part of the items, or gets its part of each batch.
     """
 
     items: Items
@@ -46,16 +47,16 @@ class DataLoader:
 
     @property
     def resident(self) -> bool:
-        """Whether all items lie on the device."""
+        """Whether all items lie on the devices."""
         return isinstance(self.items, jax.Array)
 
     @property
     def device_bytes(self) -> int:
         """Bytes that the items take of each device: 0 if they are streamed."""
-        return self.items.nbytes if self.resident else 0
+        return self.items.nbytes // devices_per_host(self.mesh) if self.resident else 0
 
 
-def make_loader(items: Items, ages: Years, mesh: Mesh, budget_bytes: int | float) -> DataLoader:
+def make_loader(items: Items, ages: Float[np.ndarray, " faces"], mesh: Mesh, budget_bytes: int | float) -> DataLoader:
     """A resident loader if the items fit into the budget or are on the devices already, a streaming loader otherwise.
 
     Args:
@@ -66,16 +67,16 @@ def make_loader(items: Items, ages: Years, mesh: Mesh, budget_bytes: int | float
     """
     if isinstance(items, jax.Array):
         return DataLoader(items, replicate(ages, mesh), mesh)
-    if items.nbytes > budget_bytes:
+    if items.nbytes > budget_bytes * devices_per_host(mesh):
         return DataLoader(items, ages, mesh)
-    return DataLoader(replicate(items, mesh), replicate(ages, mesh), mesh)
+    return DataLoader(split_items(items, mesh), replicate(ages, mesh), mesh)
 
 
 def device_budget(mesh: Mesh, budget_gib: float | None) -> int:
     """Bytes of each device that images and cached features may take together.
 
     Without a budget this is half of the device's memory. Where the device does not say how much it has, it is half of
-    the host's memory, divided among the devices of the mesh: CPU devices report no memory size.
+    the host's memory, divided among its devices: CPU devices report no memory size.
 
     Args:
         mesh: The devices.
@@ -83,10 +84,15 @@ def device_budget(mesh: Mesh, budget_gib: float | None) -> int:
     """
     if budget_gib is not None:
         return int(budget_gib * _GIB)
-    stats = mesh.devices.flat[0].memory_stats() or {}
+    stats = mesh.local_devices[0].memory_stats() or {}
     if limit := stats.get("bytes_limit"):
         return int(_SHARE * limit)
-    return int(_SHARE * host_memory() / mesh.size)
+    return int(_SHARE * host_memory() / devices_per_host(mesh))
+
+
+def items_at(items: Items, rows: Int[Array, " batch"], mesh: Mesh, *, resident: bool) -> Array:
+    """The items of a batch, inside a program; a streaming loader has given nothing else."""
+    return take(items, rows, mesh) if resident else jnp.asarray(items)
 
 
 def load_batches(loader: DataLoader, rows: Iterable[BatchRows]) -> Generator[Batch]:
@@ -107,7 +113,8 @@ def load_batches(loader: DataLoader, rows: Iterable[BatchRows]) -> Generator[Bat
         return
 
     def fetch(batch: BatchRows) -> Batch:
-        return *replicate((loader.items[batch], loader.ages[batch]), loader.mesh), np.arange(len(batch), dtype=np.int32)
+        items, ages = (split_batch(each, batch, loader.mesh) for each in (loader.items, loader.ages))
+        return items, ages, np.arange(len(batch), dtype=np.int32)
 
     ahead: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(_READERS) as pool:

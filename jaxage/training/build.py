@@ -84,7 +84,12 @@ def build(
         phase_plan = plan_in(phase, plan, variables["batch_stats"], config.frozen_bn)
         train_steps: dict[int, Any] = {
             n: make_train_step(
-                model, goal, optimizer, phase_plan, inputs.input_fn, StepOptions(mesh, config.seed, config.ema, n)
+                model,
+                goal,
+                optimizer,
+                phase_plan,
+                inputs.input_fn,
+                StepOptions(mesh, config.seed, config.ema, n, inputs.loader.resident),
             )
             for n in {1, most}
         }
@@ -136,7 +141,7 @@ def _compile_predict(
     size = inference_batch(mesh, _HEAD_BATCH if head_only else config.batch_size)
     eval_rows = np.zeros((size, 1 + config.flip), np.int32)
     ((items, _, _),) = load_batches(inputs.loader, [eval_rows.ravel()])
-    step = make_predict_step(model, objective, inputs.input_fn, mesh)
+    step = make_predict_step(model, objective, inputs.input_fn, mesh, resident=inputs.loader.resident)
     compiled: Any = step.lower(state.average, items, eval_rows).compile()
     return compiled, size
 

@@ -26,7 +26,9 @@ from jaxage.training.feature_cache import (
 from jaxage.training.inputs import InputFn, from_features, from_images
 from jaxage.training.view_index import ViewIndex, rows_of_images
 from jaxage.types import CacheFeatures, Log
+from jaxage.utils import cluster
 from jaxage.utils.memory import host_memory
+from jaxage.utils.sharding import devices_per_host
 
 DISK_RATE, HOST_RATE = 1e9, 4e9
 """Bytes a second to and from a disk, and from memory to a device."""
@@ -77,16 +79,19 @@ def choose_inputs(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{feature_key(trunk, index)}.npy"
     stored = open_cached(trunk, index, path)
-    place, why = _place(config, trunk, index, seen, folder if stored is None else None)
+    if not all(cluster.gather(stored is not None)):
+        stored = None
+    place, why = cluster.agree(_place(config, trunk, index, seen, folder if stored is None else None))
     log(f"frozen layers, before {trunk.start}: {_PLACES[place]}, {why}")
     if place == "off":
         return image_inputs(config, trunk, index)
     started = time.perf_counter()
     budget = device_budget(trunk.loader.mesh, config.memory_budget)
+    share = -(-trunk.nbytes(len(index)) // devices_per_host(trunk.loader.mesh))
     features: CachedFeatures | jax.Array | None = stored
     if features is None and place == "disk":
         features = compute_cached(trunk, index, path)
-    elif features is None and place == "device" and trunk.loader.device_bytes + trunk.nbytes(len(index)) <= budget:
+    elif features is None and place == "device" and trunk.loader.device_bytes + share <= budget:
         features = jax.block_until_ready(run_trunk_on_devices(trunk, index))
     elif features is None:
         features = allocate(trunk, len(index))
@@ -94,7 +99,7 @@ def choose_inputs(
     log(f"  {len(index):,} features ready in {time.perf_counter() - started:.1f} s")
     ages = np.asarray(trunk.loader.ages)[index.wanted().rows]
     free_images(trunk.loader)
-    if place == "device" and trunk.nbytes(len(index)) > budget:
+    if place == "device" and share > budget:
         log(f"  they do not fit into the {budget / 2**30:.2f} GiB of the memory budget: cached in memory instead")
     loader = make_loader(features, ages, trunk.loader.mesh, 0 if place == "host" else budget)
     return TrainInputs(loader, index.view_rows, index.eval_rows, from_features(trunk.start), place)
@@ -125,7 +130,7 @@ class Costs(NamedTuple):
 
     nbytes: bytes of all features. images: rows of features, one for each view of each image. seen: forward passes
     through the frozen layers if nothing is cached. seconds: time of the frozen layers per image. device, disk, host:
-    bytes that may be used there.
+    bytes that may be used there, on all devices of a host together.
     """
 
     nbytes: int
@@ -188,14 +193,20 @@ def _place(config: TrainConfig, trunk: FrozenTrunk, index: ViewIndex, seen: int,
             images=len(index),
             seen=seen,
             seconds=seconds_per_image(trunk, index),
-            device=device_budget(trunk.loader.mesh, config.memory_budget),
+            device=device_budget(trunk.loader.mesh, config.memory_budget) * devices_per_host(trunk.loader.mesh),
             disk=_SHARE_OF_DISK * shutil.disk_usage(folder).free,
-            host=_SHARE_OF_MEMORY * host_memory() - _images_in_memory(trunk.loader),
+            host=_SHARE_OF_MEMORY * host_memory() / _processes_per_host() - _images_in_memory(trunk.loader),
         )
     )
 
 
+def _processes_per_host() -> int:
+    """Each process keeps features of its own in the host's memory."""
+    names = cluster.host_names()
+    return names.count(names[cluster.index()])
+
+
 def _images_in_memory(loader: DataLoader) -> int:
-    """Bytes of the host's memory that resident images take: CPU devices have a copy each."""
+    """Bytes of the host's memory that resident images take: those of CPU devices."""
     on_cpu = loader.mesh.devices.flat[0].platform == "cpu"
-    return loader.device_bytes * loader.mesh.size if on_cpu else 0
+    return loader.device_bytes * devices_per_host(loader.mesh) if on_cpu else 0

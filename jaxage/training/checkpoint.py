@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import Sharding
+from jax.sharding import Mesh
 
 from jaxage.training.run_folder import RunError
 from jaxage.training.state import TrainState
 from jaxage.types import Variables
+from jaxage.utils import cluster
 from jaxage.utils.files import require_space
+from jaxage.utils.sharding import replicate
 
 _OVERHEAD_BYTES = 2**20
 _ARRAYS, _PROGRESS, _LAYOUT = "arrays", "progress", "layout"
@@ -56,7 +58,7 @@ def make_layout(first: TrainState, moves: Variables) -> Layout:
 def open_checkpoints(directory: Path) -> ocp.CheckpointManager:
     """The checkpoints in `directory`, created if need be; the newest two are kept."""
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-    _remove_unfinished(directory)
+    cluster.first(lambda: _remove_unfinished(directory))
     handlers = {
         _ARRAYS: ocp.PyTreeCheckpointHandler(use_zarr3=True, use_compression=False),
         _PROGRESS: ocp.JsonCheckpointHandler(),
@@ -82,7 +84,7 @@ def save(manager: ocp.CheckpointManager, checkpoint: Checkpoint, layout: Layout)
     leaves = jax.device_get(jax.tree.leaves(_changing(checkpoint.state, checkpoint.best, layout.moves)))
     arrays = {name: np.concatenate([leaf.ravel() for leaf in part]) for name, part in _by_dtype(leaves).items()}
     size = sum(array.nbytes for array in arrays.values())
-    require_space(folder, size + _OVERHEAD_BYTES)  # Orbax would fail at length
+    cluster.first(lambda: require_space(folder, size + _OVERHEAD_BYTES))  # Orbax would fail at length
     items = ocp.args.Composite(
         arrays=ocp.args.PyTreeSave(arrays),
         progress=ocp.args.JsonSave(checkpoint.progress),
@@ -96,9 +98,7 @@ def save(manager: ocp.CheckpointManager, checkpoint: Checkpoint, layout: Layout)
         raise
 
 
-def restore_latest(
-    manager: ocp.CheckpointManager, first: TrainState, layout: Layout, sharding: Sharding
-) -> Checkpoint | None:
+def restore_latest(manager: ocp.CheckpointManager, first: TrainState, layout: Layout, mesh: Mesh) -> Checkpoint | None:
     """The newest committed checkpoint, or None.
 
     Args:
@@ -106,7 +106,7 @@ def restore_latest(
         first: The state before the first step: it has the structure, and the values of what does not change. It is
             part of the result.
         layout: Of the run.
-        sharding: How the arrays are laid out on the devices.
+        mesh: The devices; each has all of it.
 
     Raises:
         RunError: if it was written by an earlier version of jaxage or by other libraries, or for other frozen layers.
@@ -132,7 +132,7 @@ def restore_latest(
     for leaf in leaves:
         name = leaf.dtype.name
         start, ends[name] = ends[name], ends[name] + leaf.size
-        found.append(jax.device_put(restored[_ARRAYS][name][start : ends[name]].reshape(leaf.shape), sharding))
+        found.append(replicate(restored[_ARRAYS][name][start : ends[name]].reshape(leaf.shape), mesh))
     changed, best = jax.tree.unflatten(tree, found)
 
     def whole(part: Any, before: Any) -> Any:

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,17 +20,30 @@ from jaxtyping import Array, Int, Shaped
 from tqdm import tqdm
 
 from jaxage.data.image_cache import remove_stale
-from jaxage.data.loader import DataLoader, load_batches
+from jaxage.data.loader import DataLoader, items_at, load_batches
 from jaxage.models.registry import Model
 from jaxage.training.inputs import from_images
 from jaxage.training.view_index import ViewIndex
 from jaxage.types import InputContract, Variables
+from jaxage.utils import cluster
 from jaxage.utils.files import atomic_write, reserve_space
-from jaxage.utils.sharding import along_batch, block_if_multi_cpu, inference_batch, replicated
+from jaxage.utils.sharding import (
+    along_batch,
+    along_items,
+    block_if_multi_cpu,
+    devices_per_host,
+    hosts_of,
+    inference_batch,
+    replicated,
+    to_host,
+)
 from jaxage.utils.trees import flatten, is_within
 
 _VERSION = 2
 _BATCH_PER_DEVICE, _AHEAD = 32, 2
+
+Places = Int[np.ndarray, "batches batch"]
+"""Rows of a `ViewIndex`, in batches."""
 
 CachedFeatures = Shaped[np.ndarray, "rows *item"]
 """What the first trainable block takes, a row for each of a `ViewIndex`."""
@@ -66,12 +81,15 @@ class FrozenTrunk:
     def extract(self) -> Wrapped:
         """`extract(variables, images, rows, view_ids) -> features`, jit-compiled."""
         views = from_images(self.model, self.contract[:2], start=self.start, views=self.kinds, seed=self.seed)
+        mesh, resident = self.loader.mesh, self.loader.resident
+        whole, split = replicated(mesh), along_batch(mesh)
 
         def extract(variables: Variables, images: Array, rows: Int[Array, " b"], view_ids: Int[Array, " b"]) -> Array:
-            return views.train(jax.random.key(0), variables, images[rows], view_ids)
+            rows, view_ids = lax.with_sharding_constraint((rows, view_ids), split)
+            faces = items_at(images, rows, mesh, resident=resident)
+            return views.train(jax.random.key(0), variables, faces, view_ids)
 
-        whole, split = replicated(self.loader.mesh), along_batch(self.loader.mesh)
-        return jax.jit(extract, in_shardings=(whole, whole, split, split), out_shardings=split)
+        return jax.jit(extract, in_shardings=(whole, None, whole, whole), out_shardings=split)
 
     @cached_property
     def batch_size(self) -> int:
@@ -84,18 +102,23 @@ def allocate(trunk: FrozenTrunk, rows: int) -> CachedFeatures:
     return np.empty((rows, *trunk.feature.shape), trunk.feature.dtype)
 
 
-def run_trunk(trunk: FrozenTrunk, index: ViewIndex, out: CachedFeatures) -> None:
-    """Compute features into `out`, in the order of the index; as many rows as `out` has."""
+def run_trunk(trunk: FrozenTrunk, index: ViewIndex, out: CachedFeatures | None) -> None:
+    """Compute features into `out`, in the order of the index. All processes must call it; `out` is None in those that
+    only help to compute.
+    """
     waiting: deque[Array] = deque()
     written = 0
 
     def write(batch: Array) -> None:
         nonlocal written
+        features = to_host(batch)
+        if out is None:
+            return
         part = out[written : written + len(batch)]
-        part[:] = np.asarray(batch)[: len(part)]
+        part[:] = features[: len(part)]
         written += len(part)
 
-    for batch in _batches(trunk, index, len(out)):
+    for batch in _batches(trunk, index, _in_order(trunk, len(index))):
         waiting.append(batch)
         if len(waiting) > _AHEAD:
             write(waiting.popleft())
@@ -104,32 +127,45 @@ def run_trunk(trunk: FrozenTrunk, index: ViewIndex, out: CachedFeatures) -> None
 
 
 def run_trunk_on_devices(trunk: FrozenTrunk, index: ViewIndex) -> Array:
-    """All features in the order of the index, whole on each device: they never pass through the host."""
-    whole, n = replicated(trunk.loader.mesh), len(index)
-    put = jax.jit(
-        lambda out, batch, start: lax.dynamic_update_slice_in_dim(out, batch, start, 0),
-        out_shardings=whole,
-        donate_argnums=0,
-    )
-    out = jax.jit(lambda: jnp.zeros((n, *trunk.feature.shape), trunk.feature.dtype), out_shardings=whole)()
-    for start, batch in zip(range(0, n, trunk.batch_size), _batches(trunk, index, n), strict=True):
-        out = block_if_multi_cpu(put(out, batch[: n - start], np.int32(start)))
-    return out
+    """All features in the order of the index, along the devices of each host (see `split_items`), where they are
+    computed: none passes through the host's memory.
+    """
+    mesh = trunk.loader.mesh
+    hosts, devices, split = hosts_of(mesh), devices_per_host(mesh), along_items(mesh)
+    each = trunk.batch_size // devices  # rows that a call adds to each device
+    calls = -(-len(index) // trunk.batch_size)
+    shape = devices, calls * each, *trunk.feature.shape
+
+    def put(out: Array, batch: Array, call: Int[Array, ""]) -> Array:
+        parts = jnp.moveaxis(batch.reshape(hosts, devices, each // hosts, *trunk.feature.shape), 0, 1)
+        return lax.dynamic_update_slice_in_dim(out, parts.reshape(devices, each, *trunk.feature.shape), call * each, 1)
+
+    order = np.arange(shape[0] * shape[1]).reshape(devices, calls, hosts, each // hosts).transpose(1, 2, 0, 3)
+    out = jax.jit(lambda: jnp.zeros(shape, trunk.feature.dtype), out_shardings=split)()
+    add = jax.jit(put, in_shardings=(split, None, None), out_shardings=split, donate_argnums=0)
+    for call, batch in enumerate(_batches(trunk, index, order.reshape(calls, -1) % len(index))):
+        out = block_if_multi_cpu(add(out, batch, np.int32(call)))
+    flat: Array = jax.jit(lambda x: x.reshape(-1, *trunk.feature.shape), out_shardings=split, donate_argnums=0)(out)
+    return flat
 
 
 def seconds_per_image(trunk: FrozenTrunk, index: ViewIndex) -> float:
     """Measure the time of the frozen layers, on a few batches after compilation."""
     some = min(len(index), 4 * trunk.batch_size)
-    jax.block_until_ready(list(_batches(trunk, index, 1)))
+    jax.block_until_ready(list(_batches(trunk, index, _in_order(trunk, 1))))
     started = time.perf_counter()
-    jax.block_until_ready(list(_batches(trunk, index, some)))
+    jax.block_until_ready(list(_batches(trunk, index, _in_order(trunk, some))))
     return (time.perf_counter() - started) / some
 
 
-def _batches(trunk: FrozenTrunk, index: ViewIndex, count: int) -> Iterator[Array]:
-    """The features of the first rows of the index; the last batch is filled up."""
-    shape = -(-count // trunk.batch_size), trunk.batch_size
-    rows, view_ids = (np.resize(each[:count], shape).astype(np.int32) for each in index.wanted())
+def _in_order(trunk: FrozenTrunk, count: int) -> Places:
+    """The first rows of an index, in batches; the last batch is filled up."""
+    return np.resize(np.arange(count), (-(-count // trunk.batch_size), trunk.batch_size))
+
+
+def _batches(trunk: FrozenTrunk, index: ViewIndex, places: Places) -> Iterator[Array]:
+    """The features of batches of rows of the index."""
+    rows, view_ids = (each[places].astype(np.int32) for each in index.wanted())
     arguments = zip(load_batches(trunk.loader, rows), view_ids, strict=True)
     for (images, _, places), ids in tqdm(arguments, "frozen layers", len(rows), leave=False, disable=None):
         yield trunk.extract(trunk.variables, images, places, ids)
@@ -146,7 +182,7 @@ def feature_key(trunk: FrozenTrunk, index: ViewIndex) -> str:
     platform = trunk.loader.mesh.devices.flat[0].platform
     about = [_VERSION, jax.__version__, platform, trunk.model.spec.arch, trunk.feature.dtype.name, trunk.start]
     views = [index.views, index.flip, trunk.seed if index.views > 2 else None, index.train_rows.tolist()]
-    images = [trunk.data_sha256, trunk.loader.items.shape, trunk.contract[:2], views]
+    images = [trunk.data_sha256, (len(trunk.loader.ages), *trunk.loader.items.shape[1:]), trunk.contract[:2], views]
     decoded = trunk.contract[2:]
     images += [decoded] * (decoded != InputContract()[2:])  # files of before the contract are still found
     digest = hashlib.sha256(json.dumps([*about, *images]).encode())
@@ -163,6 +199,8 @@ def open_cached(trunk: FrozenTrunk, index: ViewIndex, path: Path) -> CachedFeatu
         return None
     dtype = trunk.feature.dtype
     whole = stored.shape == (len(index), *trunk.feature.shape) and stored.dtype == _storable(dtype)
+    with suppress(OSError):
+        os.utime(path)  # `jaxage cache` shows when it was last used
     return stored.view(dtype) if whole else None
 
 
@@ -170,8 +208,21 @@ def compute_cached(trunk: FrozenTrunk, index: ViewIndex, path: Path) -> CachedFe
     """Compute the features into the file, which appears whole or not at all; memory-mapped.
 
     Raises:
+        UserError: if another process does not see the file of the first.
         OSError: if the disk is full, or the file cannot be read back.
     """
+    if cluster.is_first():
+        _compute_file(trunk, index, path)
+    else:
+        run_trunk(trunk, index, None)
+    cluster.require_shared(path.parent)
+    found = open_cached(trunk, index, path)
+    if found is None:
+        raise OSError(f"{path}: verification failed: the file differs from what was written")
+    return found
+
+
+def _compute_file(trunk: FrozenTrunk, index: ViewIndex, path: Path) -> None:
     remove_stale(path.parent)
     dtype = _storable(trunk.feature.dtype)
     shape = (len(index), *trunk.feature.shape)
@@ -184,10 +235,6 @@ def compute_cached(trunk: FrozenTrunk, index: ViewIndex, path: Path) -> CachedFe
         out = np.memmap(file.name, dtype, "r+", offset, shape)
         run_trunk(trunk, index, out.view(trunk.feature.dtype))
         out.flush()
-    found = open_cached(trunk, index, path)
-    if found is None:
-        raise OSError(f"{path}: verification failed: the file differs from what was written")
-    return found
 
 
 def _storable(dtype: np.dtype) -> np.dtype:

@@ -29,7 +29,9 @@ from jaxage.training.state import TrainState, start_epoch
 from jaxage.training.step import PredictStep, TrainStep
 from jaxage.training.unfreeze import Phase
 from jaxage.types import Diverged, Predictions, Rows, Stopped, Variables
-from jaxage.utils.sharding import block_if_multi_cpu, replicated
+from jaxage.utils import cluster
+from jaxage.utils.sharding import any_process, block_if_multi_cpu, replicate
+from jaxage.utils.watchdog import Watchdog
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 """Epochs that end sooner after a checkpoint have none; the last one has, and the one that a signal ends."""
@@ -97,7 +99,7 @@ def fit(program: Program, state: TrainState, run: Run) -> tuple[Variables, Progr
     best, progress = _copy(state.average), Progress()
     per_epoch, layout = steps_per_epoch(run.config, program.records), make_layout(state, program.moves)
     with open_checkpoints(run.folder / "checkpoints") as checkpoints, _signals() as caught:
-        if restored := restore_latest(checkpoints, state, layout, replicated(program.mesh)):
+        if restored := restore_latest(checkpoints, state, layout, program.mesh):
             state, best, progress = restored.state, restored.best, Progress(**restored.progress)
             run.log(f"resuming at step {int(state.step)}")
         earlier, saved = progress.run_s, time.perf_counter()
@@ -112,17 +114,26 @@ def fit(program: Program, state: TrainState, run: Run) -> tuple[Variables, Progr
                     raise _diverged(run, checkpoints.latest_step(), f"predictions are NaN or inf after epoch {epoch}")
             progress.run_s = earlier + time.perf_counter() - run.started
             due = time.perf_counter() - saved >= SECONDS_BETWEEN_CHECKPOINTS
-            if due or caught or epoch == run.config.epochs:
+            signum, due = _agree(caught, due)
+            if due or signum or epoch == run.config.epochs:
                 save(checkpoints, Checkpoint(state, best, vars(progress)), layout)
                 saved = time.perf_counter()
             write_history(run, progress.history)
-            if caught:
+            if signum:
                 raise Stopped(
-                    f"stopped by {signal.Signals(caught[0]).name} at step {int(state.step)}; "
-                    f"continue with --out {run.folder} --resume",
-                    caught[0],
+                    f"stopped by {signal.Signals(signum).name} at step {int(state.step)}; "
+                    f"continue with --out {run.folder} --resume"
+                    if cluster.is_first()
+                    else "",
+                    signum,
                 )
     return best, progress
+
+
+def _agree(caught: list[int], due: bool) -> tuple[int, bool]:
+    """A signal that any process has caught, 0 for none, and whether the first one wants a checkpoint."""
+    votes = cluster.gather([max(caught, default=0), due])
+    return max(signum for signum, _ in votes), votes[0][1]
 
 
 def predict_at(program: Program, variables: Variables, rows: Rows) -> Predictions:
@@ -141,28 +152,31 @@ def _train_epoch(
 ) -> TrainState:
     """Do the remaining steps of an epoch, or those until a signal is caught.
 
-    To keep the device busy, the NaN flag that is checked after a call is that of the call two before.
+    To keep the device busy, the flags that are checked after a call are those of the call two before: whether the loss
+    was NaN, and whether any process had caught a signal. So all processes stop at the same step; one by itself stops at
+    once.
     """
     view_rows, size = program.inputs.view_rows, run.config.batch_size
-    epoch_rows = jax.device_put(epoch_batches(view_rows, run.config.seed, epoch, size), replicated(program.mesh))
+    epoch_rows = replicate(epoch_batches(view_rows, run.config.seed, epoch, size), program.mesh)
     steps = len(epoch_rows.rows)
     before = (epoch - 1) * steps
     done = int(state.step) - before
     if done == 0:
         state = start_epoch(state)
-    bad: deque[Any] = deque()
+    flags: deque[Any] = deque()
     stop = False
     started = time.perf_counter()
     bar = tqdm(total=steps, initial=done, desc=f"epoch {epoch}/{run.config.epochs}", leave=False, disable=None)
-    with bar:
+    with bar, Watchdog(lambda: f"epoch {epoch}, after {bar.n} of {steps} steps") as watchdog:
         for first, end, train_steps in _stretches(program.phases, before, done, steps):
             count = max(count for count in train_steps if (end - first) % count == 0)
             with closing(step_batches(program.inputs.loader, epoch_rows, first, end, count)) as arguments:
                 for batch in arguments:
-                    state, flag = train_steps[count](state, *batch)
-                    bad.append(block_if_multi_cpu(flag))
+                    state, bad = train_steps[count](state, *batch)
+                    flags.append((block_if_multi_cpu(bad), any_process(bool(caught), program.mesh)))
                     bar.update(count)
-                    stop = bool(caught) or (len(bad) > 2 and int(bad.popleft()) >= 0)
+                    watchdog.beat()
+                    stop = (cluster.count() == 1 and bool(caught)) or (len(flags) > 2 and _is_over(*flags.popleft()))
                     if stop:
                         break
             if stop:
@@ -172,6 +186,10 @@ def _train_epoch(
     earlier, later = (min(step * size, len(view_rows)) for step in (done, int(state.step) - before))
     progress.images += later - earlier
     return state
+
+
+def _is_over(bad: Any, stopped: Any) -> bool:
+    return int(bad) >= 0 or bool(stopped)
 
 
 def _stretches(

@@ -113,11 +113,11 @@ def predict_rows(
     return Predictions(*(np.concatenate(column)[: len(eval_rows)] for column in columns))
 
 
-def compile_predictor(model_config: ModelConfig, mesh: Mesh) -> PredictStep:
+def compile_predictor(model_config: ModelConfig, mesh: Mesh, *, resident: bool = False) -> PredictStep:
     """A prediction step of a whole network, from images (see `make_predict_step`)."""
     model = model_config.model()
     input_fn = from_images(model, (model_config.mean, model_config.std))
-    return make_predict_step(model, model_config.objective(), input_fn, mesh)
+    return make_predict_step(model, model_config.objective(), input_fn, mesh, resident=resident)
 
 
 def scores(prediction: Years, age: Years) -> dict[str, float | None]:

@@ -16,7 +16,8 @@ from jaxage.training.loop import Program, Progress
 from jaxage.training.predictor import scores
 from jaxage.training.run_folder import Run
 from jaxage.types import Json, Variables
-from jaxage.utils.sharding import replicate
+from jaxage.utils import cluster
+from jaxage.utils.sharding import replicate, to_host
 from jaxage.utils.trees import is_within, map_named
 
 STRENGTHS = tuple(float(strength) for strength in np.logspace(-6, 1, 29))
@@ -66,7 +67,9 @@ def solve(program: Program, variables: Variables, model_config: ModelConfig, run
         The variables with the new head, and the history; `best_epoch` is the number of the chosen strength.
     """
     started = time.perf_counter()
-    items, ages = np.asarray(program.inputs.loader.items), np.asarray(program.inputs.loader.ages)
+    loader = program.inputs.loader
+    items = to_host(loader.items) if isinstance(loader.items, jax.Array) else loader.items
+    ages = np.asarray(loader.ages)
     view_rows, rows = program.inputs.view_rows.ravel(), program.records.rows_of("validation")
     target = (ages[view_rows] - model_config.age_mean) / model_config.age_std
     kernels, biases = ridge(items[view_rows], target, STRENGTHS)
@@ -83,7 +86,8 @@ def solve(program: Program, variables: Variables, model_config: ModelConfig, run
         f"{best['validation']['mae']:.3f}"
     )
     write_history(run, history)
-    head = {"kernel": kernels[chosen][:, None], "bias": biases[chosen][None]}
+    kernel, bias = cluster.agree([kernels[chosen].tolist(), biases[chosen].item()])  # to the last bit
+    head = {"kernel": np.asarray(kernel)[:, None], "bias": np.asarray([bias])}
     name = create_model(model_config.arch).spec.head
 
     def solved(leaf: str, value: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ import jax
 from jaxage.config import TrainConfig, from_json, to_json
 from jaxage.pretrained.load import weights_path
 from jaxage.types import Json, Log, RunPath, UserError
+from jaxage.utils import cluster
 from jaxage.utils.files import lock_folder, name_errors, write_json
 
 CONFIG, REPORT = "config.json", "report.json"
@@ -30,7 +31,7 @@ class RunError(UserError):
     """A run folder that cannot be used as asked."""
 
 
-class _BusyError(RunError):
+class BusyError(RunError):
     """Another process works in the folder."""
 
 
@@ -108,7 +109,7 @@ def find_run(
 def open_run(
     config: TrainConfig, log: Log, given: Collection[str] | None = None, name: RunName = TRAIN_RUNS
 ) -> Iterator[Run]:
-    """Lock the run's folder, a new one or the one to resume, against every other process.
+    """Lock the run's folder, a new one or the one to resume, against every process of another job.
 
     Args: as for `find_run`; `log` is the run's logger.
 
@@ -117,21 +118,24 @@ def open_run(
     """
     started = time.perf_counter()
     with ExitStack() as stack:
-        folder = _lock(stack, config, given, name)
+        folder = Path(cluster.first(lambda: str(_lock(stack, config, given, name))))
+        cluster.require_shared(folder)
         stack.enter_context(name_errors(folder))
         asked, _ = find_run(dataclasses.replace(config, out=folder), given, name)
-        yield Run(folder, dataclasses.replace(asked, out=folder), _with_resolved(asked, folder), log, started)
+        yield Run(
+            folder, dataclasses.replace(asked, out=folder), _with_resolved(asked, folder), cluster.quiet(log), started
+        )
 
 
 def _lock(stack: ExitStack, config: TrainConfig, given: Collection[str] | None, name: RunName) -> Path:
     """The folder, locked until the stack ends. Of several runs that start at once each gets its own."""
     settings, folder = find_run(config, given, name)
     for candidate in [folder] if folder else name.candidates(settings):
-        busy = _BusyError(f"{candidate} is in use by another process: wait for it, or choose another --out")
+        busy = BusyError(f"{candidate} is in use by another process: wait for it, or choose another --out")
         try:
             lock = stack.enter_context(ExitStack())
             lock.enter_context(lock_folder(candidate, busy))
-        except _BusyError:
+        except BusyError:
             if folder:
                 raise
             continue
@@ -147,7 +151,8 @@ def finished_report(folder: Path | None) -> Json | None:
 
 
 def create_run(run: Run, inputs: Json) -> None:
-    """Write the files of a new run: settings, resolved settings, inputs and environment. Do nothing if it is resumed.
+    """Write the files of a new run: settings, resolved settings, inputs and environment. Do nothing if it is resumed,
+    and in processes other than the first.
 
     `config.json` is written last: a folder with it is a run that can be resumed.
 
@@ -156,7 +161,7 @@ def create_run(run: Run, inputs: Json) -> None:
             them back.
         inputs: JSON values that identify data and weights; `images` is the data's hash before they are divided.
     """
-    if (run.folder / CONFIG).exists():
+    if not cluster.is_first() or (run.folder / CONFIG).exists():
         return
     write_json(run.folder / _INPUTS, inputs)
     write_json(run.folder / _ENVIRONMENT, environment())

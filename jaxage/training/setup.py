@@ -77,6 +77,13 @@ def choose_loss(config: TrainConfig, plan: FreezePlan) -> LossName:
     return "dldl" if plan.head_only else find_network(config.arch).stage_loss
 
 
+def choose_dtype(config: TrainConfig) -> Dtype:
+    """`config.dtype`, or for "auto" bfloat16 on a GPU, float32 elsewhere."""
+    if config.dtype != "auto":
+        return config.dtype
+    return "bfloat16" if jax.default_backend() == "gpu" else "float32"
+
+
 def initialize(config: TrainConfig, setup: Setup, dataset: Dataset, log: Log) -> InitialModel:
     """The network before the first step, its head drawn at random.
 
@@ -116,11 +123,10 @@ def _model_config(config: TrainConfig, setup: Setup, dataset: Dataset) -> ModelC
     mean, std = float(ages.mean()), float(ages.std())
     if std == 0:
         raise DataError(f"{dataset.name}: every age in the training split is {mean:g}, there is nothing to learn")
-    dtype: Dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
-    if config.dtype != "auto":
-        dtype = config.dtype
     size = dataset.images.shape[1]
-    return ModelConfig(config.arch, setup.loss, size, mean, std, config.flip, dtype, **setup.input._asdict())
+    return ModelConfig(
+        config.arch, setup.loss, size, mean, std, config.flip, choose_dtype(config), **setup.input._asdict()
+    )
 
 
 def _require_head(config: TrainConfig, groups: tuple[Group, ...], head: str) -> None:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jax.stages import Wrapped
 from jaxtyping import Array, Float, Int
 
+from jaxage.data.loader import items_at
 from jaxage.data.sampler import EpochBatches, EvalRows
 from jaxage.losses import Objective
 from jaxage.models.registry import Model
@@ -22,7 +23,7 @@ from jaxage.types import Ages, Items, Params, Probabilities, Variables
 from jaxage.utils.sharding import along_batch, replicated
 
 TrainStep = Callable[
-    [TrainState, Items, Float[Array | np.ndarray, " n"], EpochBatches], tuple[TrainState, Int[Array, ""]]
+    [TrainState, Items, Float[Array | np.ndarray, " faces"], EpochBatches], tuple[TrainState, Int[Array, ""]]
 ]
 
 
@@ -43,12 +44,14 @@ class StepOptions(NamedTuple):
     seed: of augmentation and dropout; the step number is folded in.
     ema_decay: of the averaged parameters, 0 for none.
     steps_per_call: how many steps one call does.
+    resident: whether all items lie on the devices (see `DataLoader`); otherwise a call gets one batch of them.
     """
 
     mesh: Mesh
     seed: int = 0
     ema_decay: float = 0.0
     steps_per_call: int = 1
+    resident: bool = True
 
 
 def make_train_step(
@@ -70,23 +73,26 @@ def make_train_step(
         options: Devices, seed, averaging, and steps per call.
 
     Returns:
-        A jitted function. `items` and `ages` (n,) are all that the loader holds; the batch is row `state.step` of
-        `epoch`, modulo its length. `bad_step` is returned separately, as the state itself is donated to the next call.
+        A jitted function. `items` and `ages` (n,) are all that the loader holds, where it puts them; the batch is row
+        `state.step` of `epoch`, modulo its length. `bad_step` is returned separately, as the state itself is donated to
+        the next call.
     """
 
-    def step(state: TrainState, items: Items, ages: Float[Array, " n"], epoch: EpochBatches) -> TrainState:
+    def step(state: TrainState, items: Items, ages: Float[Array, " faces"], epoch: EpochBatches) -> TrainState:
         input_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(options.seed), state.step))
         line = state.step % epoch.rows.shape[0]
         rows, view_ids, weights = (lax.with_sharding_constraint(e[line], along_batch(options.mesh)) for e in epoch)
         current = {"params": state.params, "batch_stats": state.batch_stats}
-        batch = lax.stop_gradient(input_fn.train(input_key, current, jnp.asarray(items)[rows], view_ids))
+        faces = items_at(items, rows, options.mesh, resident=options.resident)
+        known = ages[rows] if options.resident else ages
+        batch = lax.stop_gradient(input_fn.train(input_key, current, faces, view_ids))
 
         def loss(params: Params) -> tuple[Float[Array, ""], Params]:
             variables = current | {"params": stop_frozen(params, plan.labels)}
             output = model.apply(
                 variables, batch, start=input_fn.start, train_bn=plan.train_bn, dropout_key=dropout_key
             )
-            return objective.loss(output.logits, ages[rows], weights), output.batch_stats
+            return objective.loss(output.logits, known, weights), output.batch_stats
 
         (value, batch_stats), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -105,7 +111,7 @@ def make_train_step(
         )
 
     def steps(
-        state: TrainState, items: Items, ages: Float[Array, " n"], epoch: EpochBatches
+        state: TrainState, items: Items, ages: Float[Array, " faces"], epoch: EpochBatches
     ) -> tuple[TrainState, Int[Array, ""]]:
         if options.steps_per_call == 1:
             state = step(state, items, ages, epoch)
@@ -114,7 +120,7 @@ def make_train_step(
         return state, state.bad_step
 
     whole = replicated(options.mesh)
-    return jax.jit(steps, in_shardings=whole, out_shardings=whole, donate_argnums=0)
+    return jax.jit(steps, in_shardings=(whole, None, None, whole), out_shardings=whole, donate_argnums=0)
 
 
 def move_average(average: Variables, new: Variables, mask: Variables, step: Int[Array, ""], decay: float) -> Variables:
@@ -130,17 +136,19 @@ def move_average(average: Variables, new: Variables, mask: Variables, step: Int[
     return jax.tree.map(moved, average, new, mask)
 
 
-def make_predict_step(model: Model, objective: Objective, input_fn: InputFn, mesh: Mesh) -> Wrapped:
+def make_predict_step(
+    model: Model, objective: Objective, input_fn: InputFn, mesh: Mesh, *, resident: bool = True
+) -> Wrapped:
     """Compile `predict(variables, items, eval_rows) -> PredictOutput`; BatchNorm uses its running statistics.
 
     A row of `eval_rows` has the place of a face in the loader and, if there is a second column, of its mirror image;
-    age and probabilities are the means over both.
+    age and probabilities are the means over both. `resident` is as in `StepOptions`.
     """
 
     def predict(variables: Variables, items: Items, eval_rows: EvalRows) -> PredictOutput:
-        rows = eval_rows.reshape(-1)
+        rows = lax.with_sharding_constraint(eval_rows.reshape(-1), along_batch(mesh))
         mirrored = jnp.arange(rows.size) % eval_rows.shape[1] == 1
-        batch = input_fn.evaluate(variables, jnp.asarray(items)[rows], mirrored)
+        batch = input_fn.evaluate(variables, items_at(items, rows, mesh, resident=resident), mirrored)
         logits = model.apply(variables, batch, start=input_fn.start).logits
         probabilities = objective.probabilities(logits)
         return PredictOutput(
@@ -148,5 +156,5 @@ def make_predict_step(model: Model, objective: Objective, input_fn: InputFn, mes
             probabilities=probabilities.reshape(*eval_rows.shape, probabilities.shape[1]).mean(1),
         )
 
-    whole, split = replicated(mesh), along_batch(mesh)
-    return jax.jit(predict, in_shardings=(whole, whole, split), out_shardings=whole)
+    whole = replicated(mesh)
+    return jax.jit(predict, in_shardings=(whole, None, whole), out_shardings=whole)

@@ -1,11 +1,12 @@
 import math
 import threading
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from jaxage.data.loader import DataLoader, device_budget, load_batches, make_loader, measure_rate, step_batches
 from jaxage.data.sampler import EpochBatches
@@ -33,9 +34,12 @@ def test_every_batch_in_its_order(name: str) -> None:
 
 def test_the_budget_decides() -> None:
     mesh = make_mesh()
-    resident, streamed = (make_loader(IMAGES, AGES, mesh, IMAGES.nbytes - less) for less in (0, 1))
+    share = IMAGES.nbytes // 2
+    resident, streamed = (make_loader(IMAGES, AGES, mesh, share - less) for less in (0, 1))
     assert resident.resident
-    assert resident.device_bytes == IMAGES.nbytes
+    assert isinstance(resident.items, jax.Array)
+    assert [part.data.nbytes for part in resident.items.addressable_shards] == [share, share]
+    assert resident.device_bytes == share
     assert streamed.items is IMAGES
     assert not streamed.resident
     assert streamed.device_bytes == 0
@@ -62,7 +66,7 @@ def test_the_budget_of_a_device(
     stats: dict[str, int] | None, gib: float | None, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jaxage.data.loader.host_memory", lambda: 6000)
-    mesh: Any = type("Mesh", (), {"devices": np.array([Device(stats)] * 2), "size": 2})()
+    mesh = mock.Mock(spec=Mesh, local_devices=[Device(stats)] * 2, shape={"device": 2})
     assert device_budget.__wrapped__(mesh, gib) == expected  # type: ignore[attr-defined]
 
 
@@ -100,7 +104,7 @@ def test_threads_end_when_nobody_wants_more() -> None:
 
 def test_a_row_that_is_not_there_is_an_error() -> None:
     with pytest.raises(IndexError):
-        list(load_batches(loaders()["streamed"], [np.asarray([50], np.int32)]))
+        list(load_batches(loaders()["streamed"], [np.asarray([50, 0], np.int32)]))
 
 
 def test_the_rate_is_measured() -> None:

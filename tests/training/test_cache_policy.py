@@ -166,7 +166,10 @@ def test_nothing_is_kept_that_costs_more_than_it_saves(seconds: float, images: i
 def test_the_device_budget_is_one_for_images_and_features(tmp_path: Path) -> None:
     """Features take the place of the images, and are streamed from memory if they do not fit."""
     index = view_index(2)
-    for budget, fits in ((120_000, True), (100_000, False)):  # 70 images of 768 bytes, 110 features of 1,024
+    for budget, fits in (
+        (60_000, True),
+        (56_000, False),
+    ):  # each of 2: 35 images of 768, 55 features of 1,024
         config = TrainConfig(memory_budget=budget / GIB, cache_features="device")
         t = trunk(kinds=index.kinds, start="layer4", budget=budget)
         assert t.loader.resident

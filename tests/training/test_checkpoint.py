@@ -42,7 +42,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     with open_checkpoints(tmp_path) as manager:
         save(manager, Checkpoint(state, state_at(3).average, PROGRESS), make_layout(state, MOVES))
     with open_checkpoints(tmp_path) as manager:
-        restored = restore_latest(manager, state_at(0), LAYOUT, replicated(MESH))
+        restored = restore_latest(manager, state_at(0), LAYOUT, MESH)
     assert restored is not None
     assert restored.progress == PROGRESS
     assert isinstance(restored.state, TrainState)
@@ -75,12 +75,12 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, change: str) 
     if change == "earlier":
         (tmp_path / "7" / "layout").rename(tmp_path / "7" / "best")
     with open_checkpoints(tmp_path) as manager, pytest.raises(RunError, match="7 was written by another version"):
-        restore_latest(manager, like, make_layout(like, MOVES), replicated(MESH))
+        restore_latest(manager, like, make_layout(like, MOVES), MESH)
 
 
 def test_nothing_saved_nothing_restored(tmp_path: Path) -> None:
     with open_checkpoints(tmp_path / "new") as manager:
-        assert restore_latest(manager, state_at(0), LAYOUT, replicated(MESH)) is None
+        assert restore_latest(manager, state_at(0), LAYOUT, MESH) is None
 
 
 def test_the_newest_two_are_kept(tmp_path: Path) -> None:
@@ -99,4 +99,4 @@ def test_a_step_that_was_not_committed_is_not_read(tmp_path: Path, name: str) ->
     (tmp_path / "kept").rename(half)
     (half / "commit_success.txt").unlink(missing_ok=True)
     with open_checkpoints(tmp_path) as manager:
-        assert restore_latest(manager, state_at(0), LAYOUT, replicated(MESH)) is None
+        assert restore_latest(manager, state_at(0), LAYOUT, MESH) is None

@@ -1,4 +1,9 @@
+import json
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import jax
@@ -16,12 +21,60 @@ from jaxage.utils.sharding import (
     mesh_for,
     replicate,
     replicated,
+    split_batch,
+    split_items,
+    take,
 )
 
 
-def test_all_devices_or_some_along_one_axis() -> None:
-    assert make_mesh().shape == {"data": 2}
-    assert make_mesh(jax.devices()[:1]).shape == {"data": 1}
+def test_all_devices_or_some_on_one_host_or_more() -> None:
+    assert make_mesh().shape == {"host": 1, "device": 2}
+    assert make_mesh(jax.devices()[:1]).shape == {"host": 1, "device": 1}
+    assert make_mesh(jax.devices(), hosts=2).shape == {"host": 2, "device": 1}
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, jnp.bfloat16])
+def test_a_batch_is_taken_from_items_that_are_split(hosts: int, dtype: Any) -> None:
+    mesh = make_mesh(jax.devices(), hosts)
+    items = np.random.default_rng(0).integers(0, 256, (9, 4, 3)).astype(dtype)
+    rows = np.array([8, 0, 8, 3, 1, 7], np.int32)
+    batch = jax.jit(lambda items, rows: take(items, rows, mesh))(split_items(items, mesh), rows)
+    assert batch.sharding.is_equivalent_to(along_batch(mesh), 3)
+    np.testing.assert_array_equal(batch, items[rows])
+    np.testing.assert_array_equal(split_batch(items, rows, mesh), items[rows])
+
+
+EIGHT = """
+import json, jax, numpy as np
+jax.config.update("jax_num_cpu_devices", 8)
+from jaxage.utils.sharding import along_batch, make_mesh, replicated, split_items, take
+found = []
+for hosts, n in ((1, 1), (1, 8), (2, 8)):
+    mesh = make_mesh(jax.devices()[:n], hosts)
+    items = split_items(np.arange(800 * 5, dtype=np.float32).reshape(800, 5), mesh)
+    rows = np.arange(0, 800, 50, dtype=np.int32)
+    compiled = jax.jit(lambda i, r: take(i, r, mesh), out_shardings=along_batch(mesh)).lower(items, rows).compile()
+    text = compiled.as_text()
+    found.append({
+        "gathered": [line for line in text.splitlines() if "all-gather" in line and "[800," in line],
+        "scattered": "reduce-scatter" in text or "all-to-all" in text,
+        "share": items.addressable_shards[0].data.nbytes,
+        "argument": compiled.memory_analysis().argument_size_in_bytes,
+        "same": bool((np.asarray(compiled(items, rows)) == np.asarray(items)[rows]).all()),
+    })
+print(json.dumps(found))
+"""
+
+
+def test_each_of_eight_devices_keeps_an_eighth_and_the_set_is_never_gathered() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("XLA_FLAGS")}
+    printed = subprocess.check_output([sys.executable, "-c", EIGHT], env=environment, text=True)
+    one, eight, hosts = json.loads(printed)
+    assert all(found["same"] and not found["gathered"] for found in (one, eight, hosts))
+    assert [found["share"] for found in (one, eight, hosts)] == [16000, 2000, 4000]
+    assert eight["argument"] < one["argument"] / 7
+    assert eight["scattered"]
 
 
 def test_a_batch_is_split_and_the_rest_is_everywhere() -> None:

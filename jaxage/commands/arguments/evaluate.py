@@ -10,6 +10,7 @@ from jaxage.commands.evaluate import EvaluateOptions
 from jaxage.commands.evaluate import evaluate as score
 from jaxage.report.tables import intervals_line, scores_table
 from jaxage.types import UserError
+from jaxage.utils import cluster
 from jaxage.utils.files import write_json
 from jaxage.utils.runtime import prepare_jax
 
@@ -26,8 +27,10 @@ def evaluate(
     """
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
-    prepare_jax()
+    prepare_jax(processes="joined")
     scores = score(run, options)
+    if not cluster.is_first():
+        return
     print(scores_table({scores["split"]: scores}))
     print(intervals_line(scores["intervals"]))
     if scores["failed"]:

@@ -20,5 +20,5 @@ def lr_find(asked: Annotated[Asked, tyro.conf.arg(name="")], steps: int = 300) -
         steps: How many steps the rate takes from 1e-6 to 1.
     """
     settings, _ = find_run(*asked, RANGE_TESTS)
-    prepare_jax(image_size(settings))
+    prepare_jax(image_size(settings), processes="joined")
     find_learning_rate(asked.config, steps, given=asked.given)

@@ -13,5 +13,5 @@ from jaxage.utils.runtime import prepare_jax
 
 def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
     """Train the seven models of the report, and write a page that compares them."""
-    prepare_jax(image_size(TrainConfig(data=config.data, image_size=config.image_size)))
+    prepare_jax(image_size(TrainConfig(data=config.data, image_size=config.image_size)), processes="independent")
     run_study(config)

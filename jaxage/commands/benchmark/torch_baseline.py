@@ -205,4 +205,4 @@ def usual_loop(loop: UsualLoop, log: Callable[[str], None] = print) -> dict[str,
 if __name__ == "__main__":
     started = time.perf_counter()
     found = usual_loop(UsualLoop(**json.loads(sys.argv[1])), partial(print, flush=True))
-    print(found, f"{time.perf_counter() - started:.1f} s")
+    print(f"{time.perf_counter() - started:.1f} s: {found}")

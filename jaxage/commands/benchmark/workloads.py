@@ -113,7 +113,7 @@ class JaxageWorkload:
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             mesh = make_mesh(jax.local_devices(backend="cpu")[:1])
             input_fn = from_images(model, (exact.mean, exact.std))
-            predict = make_predict_step(model, exact.objective(), input_fn, mesh)
+            predict = make_predict_step(model, exact.objective(), input_fn, mesh, resident=False)
             loader = DataLoader(self._data.images, self._data.records.age, mesh)
             there = predict_rows(predict, replicate(self._variables, mesh), loader, rows[:, None], len(rows)).age
         return float(np.abs(here - there).max())

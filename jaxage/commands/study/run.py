@@ -17,12 +17,13 @@ from jaxage.data.load import load_data
 from jaxage.data.prepared import read_manifest
 from jaxage.models.registry import MODELS
 from jaxage.pretrained.load import RANDOM, find_input, find_weights
-from jaxage.training.run_folder import REPORT, RunError
+from jaxage.training.run_folder import REPORT, BusyError, RunError
 from jaxage.training.setup import check_settings
 from jaxage.types import Diverged, Json, Log, SplitChoice, Stopped, UserError
-from jaxage.utils.files import lock_file, write_json
+from jaxage.utils.files import lock_file, write_json, write_text
 
-_SETTINGS, _LOCK = "study-settings.json", ".study.lock"
+_SETTINGS, _LOCK, _DIVERGED = "study-settings.json", ".study.lock", "diverged.txt"
+_POLL_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,16 @@ def study(config: StudyConfig, log: Log = print) -> StudySummary:
     """Train the missing runs of a study, and write study.html, .md, .csv and .json into `config.out`.
 
     All settings are checked before the first run. A run that diverges is left out and named on the page; the others go
-    on. Several studies may run in one folder at the same time, for example one for each protocol. The page then shows
-    only what the last of them was asked for; the command with everything writes the whole page from the finished runs.
+    on. Several processes may run one study in one folder at the same time, on one machine or on many that share it:
+    they divide the runs, a run whose process is lost is continued by another, and at the end each writes the page. If
+    they are asked for different things, the page shows only what the last of them was asked for.
 
     Returns:
         What study.json holds.
 
     Raises:
         UserError: For settings, data and weights that cannot be used (see `train`), or if all runs failed.
-        RunError: If the folder holds a study with other settings, or another process is training one of the runs.
+        RunError: If the folder holds a study with other settings.
         Stopped: After SIGTERM or SIGINT. The same command continues the study.
     """
     if config.data is not None:
@@ -126,32 +128,79 @@ def study(config: StudyConfig, log: Log = print) -> StudySummary:
 def _train_all(
     settings: Mapping[PlannedRun, TrainConfig], data: Mapping[Protocol, Dataset], log: Log
 ) -> tuple[list[Result], list[FailedRun]]:
-    """The results of all runs, those of earlier processes included, and the runs that diverged."""
-    plan, seconds = list(settings), list[float]()
-    results, failed = list[Result](), list[FailedRun]()
-    for number, run in enumerate(plan, 1):
-        place = f"run {number} of {len(plan)}"
-        title = f"{run.protocol}, {run.model.name}, seed {run.seed}"
-        fresh = not (run.folder / REPORT).exists()
-        if fresh:
-            log(f"\n== {place}: {title}")
-        before = time.perf_counter()
-        try:
-            report = train(settings[run], log if fresh else lambda _: None)
-            results.append(read_result(run.protocol, run.model, run.seed, run.folder, report, data[run.protocol]))
-        except Diverged as error:
-            reason = str(error).partition("; ")[0]
-            log(f"   left out: {reason}")
-            failed.append({"run": title, "reason": reason})
-            continue
-        except Stopped as stop:
-            raise Stopped(f"stopped in {place}; the same command continues there", stop.signum) from stop
-        except RunError as error:
-            raise RunError(f"{place} ({title}): {error}. Finished runs are kept") from error
-        if fresh:
-            seconds.append(time.perf_counter() - before)
-            log(f"   {_time_left(plan[number:], seconds)}")
-    return results, failed
+    """The results of all runs, those of other processes included, and the runs that diverged.
+
+    A run that another process trains is left to it, and tried again later: that process may have been lost.
+    """
+    started, seconds = time.time(), list[float]()
+    reports, failed = dict[PlannedRun, Json](), dict[PlannedRun, str]()
+    waiting = list(settings)
+    while waiting:
+        busy = list[PlannedRun]()
+        for run in waiting:
+            before = time.perf_counter()
+            fresh = not (run.folder / REPORT).exists()
+            try:
+                reports[run] = _train_one(run, settings, started, log if fresh else lambda _: None)
+            except Diverged as error:
+                failed[run] = str(error).partition("; ")[0]
+                log(f"   left out: {failed[run]}")
+            except BusyError:
+                busy.append(run)
+            else:
+                if fresh:
+                    seconds.append(time.perf_counter() - before)
+                    rest = [each for each in settings if each not in reports and each not in failed]
+                    log(f"   {_time_left(rest, seconds)}")
+        if len(busy) == len(waiting):
+            time.sleep(_POLL_S)
+        elif busy:
+            log(f"{len(busy)} runs are trained by other processes: waiting for them")
+        waiting = busy
+    return (
+        [
+            read_result(run.protocol, run.model, run.seed, run.folder, reports[run], data[run.protocol])
+            for run in settings
+            if run in reports
+        ],
+        [{"run": _title(run), "reason": failed[run]} for run in settings if run in failed],
+    )
+
+
+def _train_one(run: PlannedRun, settings: Mapping[PlannedRun, TrainConfig], started: float, log: Log) -> Json:
+    """The report of a run. A divergence is noted for the other processes of this study."""
+    place = f"run {list(settings).index(run) + 1} of {len(settings)}"
+    note = run.folder / _DIVERGED
+    if note.exists() and note.stat().st_mtime > started:
+        raise Diverged(note.read_text(encoding="utf-8"))
+
+    try:
+        return train(settings[run], _with_heading(f"\n== {place}: {_title(run)}", log))
+    except Diverged as error:
+        write_text(note, str(error))
+        raise
+    except BusyError:
+        raise
+    except Stopped as stop:
+        raise Stopped(f"stopped in {place}; the same command continues there", stop.signum) from stop
+    except RunError as error:
+        raise RunError(f"{place} ({_title(run)}): {error}. Finished runs are kept") from error
+
+
+def _with_heading(heading: str, log: Log) -> Log:
+    """A log that has the heading before its first line."""
+    pending = [heading]
+
+    def say(line: str) -> None:
+        while pending:
+            log(pending.pop())
+        log(line)
+
+    return say
+
+
+def _title(run: PlannedRun) -> str:
+    return f"{run.protocol}, {run.model.name}, seed {run.seed}"
 
 
 def protocols(config: StudyConfig) -> tuple[Protocol, ...]:

@@ -1,10 +1,13 @@
 """Faces listed in a CSV file: every line is checked before anything else is done."""
 
 import hashlib
+import re
+from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,6 +20,9 @@ from jaxage.data.records import DataError, Records, listed, make_records
 from jaxage.utils.text import parse_number, quoted
 
 _COLUMNS = "path,age[,identity][,split][,gender]"
+_PLAIN = re.compile(r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f:]+(?:/(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f:]+)*")
+"""A path without anything that `path_fault` or `PurePosixPath` looks for."""
+
 _GENDERS = {"female": "female", "f": "female", "male": "male", "m": "male"}
 SPLIT_NAMES = {
     "": "",
@@ -48,25 +54,25 @@ def read_csv(path: Path) -> Records:
         raise DataError(f"{quoted(path)} is empty: its first line must name the columns {_COLUMNS}")
     names = [name.lower() for name in header]
     _check_header(path, names)
-    parsers: dict[str, Callable[[str], Any]] = {"path": _path, "age": _age}
+    parsers: dict[str, Callable[[str], Any]] = {"path": _path, "age": lru_cache(_age)}
     identity = next((name for name in ("identity", "group") if name in names), None)
     parsers |= {identity: str} if identity else {}
     parsers |= {"split": _split} if "split" in names else {}
     parsers |= {"gender": _gender} if "gender" in names else {}
     columns: dict[str, list[Any]] = {name: [] for name in parsers}
-    lines, faults = [], []
+    lines, faults = array("q"), list[str]()
+    readers = [(names.index(name), parse, columns[name].append, name) for name, parse in parsers.items()]
     for line, cells in numbered:
         if len(cells) < len(names) or any(cells[len(names) :]):
             faults.append(f"line {line}: {len(cells)} fields, but the header has {len(names)}")
             continue
         lines.append(line)
-        row = dict(zip(names, cells, strict=False))
-        for name, parse in parsers.items():
+        for place, parse, append, name in readers:
             try:
-                columns[name].append(parse(row[name]))
+                append(parse(cells[place]))
             except ValueError as error:
-                columns[name].append(None)
-                faults.append(f"line {line}: {name} {quoted(row[name])} {error}")
+                append(None)
+                faults.append(f"line {line}: {name} {quoted(cells[place])} {error}")
     faults += _repeated(lines, columns["path"])
     split = columns.get("split", [])
     faults += _half_split(lines, split)
@@ -94,6 +100,8 @@ def _check_header(path: Path, names: list[str]) -> None:
 
 
 def _path(text: str) -> str:
+    if _PLAIN.fullmatch(text):
+        return text
     if fault := path_fault(text):
         raise ValueError(fault)
     return str(PurePosixPath(text))
@@ -119,7 +127,9 @@ def _gender(text: str) -> str:
     return _GENDERS.get(text.lower(), "")
 
 
-def _repeated(lines: list[int], paths: list[str | None]) -> list[str]:
+def _repeated(lines: Sequence[int], paths: list[str | None]) -> list[str]:
+    if len(set(paths)) == len(paths):
+        return []
     places: dict[str, list[int]] = defaultdict(list)
     for line, path in zip(lines, paths, strict=True):
         if path is not None:
@@ -131,7 +141,7 @@ def _repeated(lines: list[int], paths: list[str | None]) -> list[str]:
     ]
 
 
-def _half_split(lines: list[int], split: list[str | None]) -> list[str]:
+def _half_split(lines: Sequence[int], split: list[str | None]) -> list[str]:
     blank = [line for line, name in zip(lines, split, strict=False) if name == ""]
     if not blank or len(blank) == len(split):
         return []

@@ -54,19 +54,23 @@ def parse_table(data: bytes, path: Path, wanted: Sequence[str]) -> Iterator[Line
     Raises:
         DataError: if the file is of another kind, is not text, or is not CSV.
     """
-    text = _text(data, path)
-    first, rest = _first_line(text)
+    encoding = _encoding(data, path)
+    text = io.TextIOWrapper(io.BytesIO(data), encoding, newline="")  # decodes a block at a time
+    first = next((line.strip() for line in text if line.strip()), "")
+    text.seek(0)
     line = 1
     if first.lower().startswith("sep=") and len(first) == 5:
-        delimiter, text, line = first[4], rest, 2
+        delimiter, line = first[4], 2
+        text.readline()
     else:
         delimiter = next((each for each in _DELIMITERS if set(wanted) <= _names(first, each)), ",")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    reader = csv.reader(text, delimiter=delimiter, skipinitialspace=True, strict=True)
     skipped = line
     try:
         for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield line, [cell.strip() for cell in cells]
+            stripped = [cell.strip() for cell in cells]
+            if any(stripped):
+                yield line, stripped
             line = reader.line_num + skipped
     except csv.Error as error:
         raise DataError(f"{quoted(path)}: the record that starts on line {line} is not CSV ({error})") from error
@@ -84,7 +88,8 @@ def named_cells(lines: Iterator[Line], path: Path, columns: Sequence[str]) -> It
         yield line, dict(zip(header, cells, strict=False))
 
 
-def _text(data: bytes, path: Path) -> str:
+def _encoding(data: bytes, path: Path) -> str:
+    """The encoding of a file of text. Raises DataError for other files."""
     kind = next((kind for start, kind in _OTHER_KINDS.items() if data.lstrip().startswith(start)), None)
     if data[257:262] == b"ustar":
         kind = "a tar archive: give the CSV that lists the images"
@@ -92,17 +97,11 @@ def _text(data: bytes, path: Path) -> str:
         raise DataError(f"{quoted(path)} is {kind}")
     encoding = "utf-16" if data.startswith(_UTF16) else "utf-8-sig"
     try:
-        return data.decode(encoding)
+        data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise DataError(f"{quoted(path)}: line {line} is not UTF-8 text: save the file as UTF-8") from error
-
-
-def _first_line(text: str) -> tuple[str, str]:
-    """The first line that is not blank, and what comes after the first line."""
-    lines = text.splitlines(keepends=True)
-    first = next((line.strip() for line in lines if line.strip()), "")
-    return first, "".join(lines[1:])
+    return encoding
 
 
 def _names(header: str, delimiter: str) -> set[str]:

@@ -3,9 +3,11 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Int, UInt8, UInt64
+from jaxtyping import Int, UInt8, UInt32, UInt64
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -23,7 +25,11 @@ Fingerprint = UInt64[np.ndarray, "2"]
 Pairs = Int[np.ndarray, "pairs 2"]
 """Rows of two images, the smaller row first."""
 
+Keys = UInt32[np.ndarray, " n"]
+"""Some of the bits of each fingerprint."""
+
 _GRID = 8
+_PARTS = 5
 _BLOCK = 2**18
 
 
@@ -37,18 +43,63 @@ def fingerprint(pixels: UInt8[np.ndarray, "size size 3"]) -> Fingerprint:
 
 
 def near_pairs(fingerprints: UInt64[np.ndarray, "n 2"], pool: ThreadPoolExecutor) -> Pairs:
-    """All pairs of fingerprints that differ in at most `NEAR` bits. The work grows with n^2."""
+    """All pairs of fingerprints that differ in at most `NEAR` bits, in ascending order.
+
+    The bits are dealt into five parts. Of at most 8 differing bits, some part has at most one (multi-index hashing,
+    Norouzi, Punjani and Fleet 2012): only pairs with such a part are compared.
+    """
     n = len(fingerprints)
-    height = max(1, _BLOCK // max(1, n))
+    if n < 2:
+        return np.empty((0, 2), np.int64)
+    bits = np.unpackbits(np.ascontiguousarray(fingerprints).view(np.uint8), axis=1)
+    keys = [_as_numbers(bits[:, part::_PARTS]) for part in range(_PARTS)]
+    found = np.unique(np.concatenate(list(pool.map(partial(_pairs_of_part, fingerprints), keys))))
+    return np.stack(np.divmod(found, n), axis=1)
 
-    def pairs(start: int) -> Pairs:
-        block, rest = fingerprints[start : start + height, None], fingerprints[None, start:]
-        differing = np.bitwise_count(block[..., 0] ^ rest[..., 0]) + np.bitwise_count(block[..., 1] ^ rest[..., 1])
-        first, second = np.nonzero(differing <= NEAR)
-        return np.stack([first, second], axis=1)[first < second] + start
 
-    found = list(pool.map(pairs, range(0, n, height)))
-    return np.concatenate(found) if found else np.empty((0, 2), np.int64)
+def _as_numbers(bits: UInt8[np.ndarray, "n bits"]) -> Keys:
+    whole = np.zeros((len(bits), 32), np.uint8)
+    whole[:, : bits.shape[1]] = bits
+    return np.packbits(whole, axis=1, bitorder="little").view(np.uint32)[:, 0]
+
+
+def _pairs_of_part(fingerprints: UInt64[np.ndarray, "n 2"], keys: Keys) -> Int[np.ndarray, " pairs"]:
+    """The near pairs whose keys differ in at most one bit, each as first row x n + second row."""
+    order = np.argsort(keys, kind="stable")
+    values, starts = np.unique(keys[order], return_index=True)
+    ends = np.append(starts[1:], len(keys))
+    group = np.repeat(np.arange(len(values)), ends - starts)  # of each place in the order
+    places, in_order = np.arange(len(keys)), fingerprints[order]
+    found = [_near(in_order, order, places, places + 1, ends[group])]
+    for bit in range(-(-128 // _PARTS)):
+        flipped = values | np.uint32(1 << bit)
+        other = np.minimum(np.searchsorted(values, flipped), len(values) - 1)
+        is_pair = (values[other] == flipped) & (values != flipped)
+        here = places[is_pair[group]]
+        other = other[group[here]]
+        found.append(_near(in_order, order, here, starts[other], ends[other]))
+    return np.concatenate(found)
+
+
+def _near(
+    in_order: UInt64[np.ndarray, "n 2"],
+    order: Int[np.ndarray, " n"],
+    places: Int[np.ndarray, " places"],
+    begins: Int[np.ndarray, " places"],
+    ends: Int[np.ndarray, " places"],
+) -> Int[np.ndarray, " pairs"]:
+    """Of the pairs (place, begin) to (place, end - 1) of places in the order, those that are near, as rows."""
+    sizes = ends - begins
+    blocks = np.flatnonzero(np.diff(np.cumsum(sizes) // _BLOCK, prepend=-1))
+    found = [np.empty(0, np.int64)]
+    for first, last in pairwise([*blocks.tolist(), len(places)]):
+        size = sizes[first:last]
+        left = np.repeat(places[first:last], size)
+        right = np.arange(len(left)) + np.repeat(begins[first:last] - np.cumsum(size) + size, size)
+        near = np.bitwise_count(in_order[left] ^ in_order[right]).sum(1, dtype=np.uint8) <= NEAR
+        rows = np.sort(np.stack([order[left[near]], order[right[near]]]), axis=0)
+        found.append(rows[0] * len(order) + rows[1])
+    return np.concatenate(found)
 
 
 def join(identity: Sequence[str], paths: Sequence[str], pairs: Pairs) -> list[str]:
