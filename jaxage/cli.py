@@ -31,6 +31,8 @@ COMMANDS = {
 }
 """The commands, each with the first line of its help; `jaxage.commands.arguments` has a module for each."""
 
+_OF_NETWORKS = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+
 _OVERVIEW = """\
 usage: jaxage COMMAND ...
 
@@ -68,9 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if str(stop):
             print(stop, file=sys.stderr)
         _exit(128 + stop.signum)
-    except Exception:
-        _leave(traceback.format_exc())
+    except Exception as error:
+        _leave(_explained(error))
         raise
+
+
+def _explained(error: Exception) -> str:
+    """What the processes of one job say of an error that nobody expected. Often it is that one of them is lost."""
+    if type(error).__name__ == "JaxRuntimeError" and any(word in str(error) for word in _OF_NETWORKS):
+        last = str(error).strip().splitlines()[-1]
+        return f"error: another process or the network was lost ({last}): start all again with --resume"
+    return traceback.format_exc()
 
 
 def _exit(status: int | str) -> NoReturn:

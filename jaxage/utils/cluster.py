@@ -26,9 +26,10 @@ HEARTBEAT_S, _SHUTDOWN_S = 60, 30
 _POLL_S, _LINGER_S = 0.25, 1.5
 _FOREVER_MS = 2**31 - 1
 _VISIBLE_S = 30.0
-_FAILED = "jaxage/failed"
+_FAILED, _WATCHER = "jaxage/failed", "other processes"
 
 _numbers = itertools.count()
+_ended = threading.Event()
 
 Value = TypeVar("Value")
 
@@ -134,7 +135,7 @@ def join(launch: Launch | None) -> None:
         heartbeat_timeout_seconds=HEARTBEAT_S,
         shutdown_timeout_seconds=_SHUTDOWN_S,
     )
-    threading.Thread(target=_end_with_others, daemon=True, name="other processes").start()
+    threading.Thread(target=_end_with_others, daemon=True, name=_WATCHER).start()
 
 
 def visible_gpus() -> int:
@@ -250,6 +251,10 @@ def leave(status: int | str) -> None:
         _client().wait_at_barrier(f"jaxage/end/{status}", _FOREVER_MS)
         if status:
             leave_at_once(status)
+        _ended.set()
+        for thread in threading.enumerate():
+            if thread.name == _WATCHER:
+                thread.join()  # Python's end must not find it inside of JAX
         return
     if _is_first_failure(status):
         print(status, file=sys.stderr, flush=True)
@@ -267,13 +272,9 @@ def _is_first_failure(what: str) -> bool:
 
 def _end_with_others() -> None:
     """End when another process has failed. This one may hang in a collective that waits for it."""
-    while True:
-        time.sleep(_POLL_S)
+    while not _ended.wait(_POLL_S):
         try:
-            client = distributed.global_state.client
-            if client is None:
-                return
-            client.key_value_try_get(_FAILED)
+            _client().key_value_try_get(_FAILED)
         except jax.errors.JaxRuntimeError:
             continue
         time.sleep(2 * _LINGER_S)  # its own end may be under way

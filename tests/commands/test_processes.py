@@ -32,15 +32,12 @@ TRAIN = [
 LAUNCH = """
 import sys
 from jaxage.commands import launch as module
-from jaxage.utils import watchdog
-module._CLI = sys.argv[1]
+module._CLI, module._PATIENCE_S = sys.argv[1], 5.0
 sys.exit(module.launch(sys.argv[3:], int(sys.argv[2])))
 """
 PLACES = {
-    "off": ["--cache-features", "off"],
     "device": ["--cache-features", "device"],
-    "disk": ["--cache-features", "disk"],
-    "host": ["--cache-features", "host"],
+    "disk": ["--cache-features", "disk", "--memory-budget", "0"],
     "streamed": ["--cache-features", "off", "--memory-budget", "0"],
 }
 
@@ -56,14 +53,14 @@ def environment(folder: Path, devices: int, **more: str) -> dict[str, str]:
 
 
 def start(
-    arguments: list[str], folder: Path, processes: int, devices: int, cli: str = "tests.tiny_cli"
+    arguments: list[str], folder: Path, processes: int, devices: int, cli: str = "tests.tiny_cli", **more: str
 ) -> subprocess.Popen[str]:
     """Processes with so many devices each."""
     command = [sys.executable, "-c", LAUNCH, cli, str(processes), *arguments]
     if processes == 1:
         command = [sys.executable, "-m", cli, *arguments]
     return subprocess.Popen(
-        command, env=environment(folder, devices), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, env=environment(folder, devices, **more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
@@ -106,12 +103,9 @@ def long_run(faces: Path, tmp_path: Path) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_to_one_stops_all_at_one_step_and_another_number_resumes(
-    rank: int, faces: Path, tmp_path: Path
-) -> None:
+def test_a_signal_to_one_stops_all_at_one_step_and_another_number_resumes(faces: Path, tmp_path: Path) -> None:
     process = long_run(faces, tmp_path)
-    os.kill(children(process)[rank], signal.SIGTERM)
+    os.kill(children(process)[1], signal.SIGTERM)
     said = finish(process, 128 + signal.SIGTERM)
     assert said.count("stopped by SIGTERM") == 1
     config = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -135,6 +129,45 @@ def test_when_one_is_killed_the_other_ends(rank: int, faces: Path, tmp_path: Pat
     process.communicate(timeout=60)
     assert process.returncode != 0
     assert time.monotonic() - before < 60
+
+
+STUCK = """
+import os
+from jaxage.training import loop
+from jaxage.utils import cluster, watchdog
+from tests.tiny_cli import main
+watchdog.SECONDS = 3.0
+write = loop.write_history
+
+def write_history(run, history):
+    if len(history) == 2 and cluster.index() == {rank}:
+        {what}
+    write(run, history)
+
+loop.write_history = write_history
+main({arguments!r})
+"""
+
+
+@pytest.mark.parametrize(
+    ("rank", "what", "status", "message"),
+    [
+        (0, "raise OSError(28, 'No space left on device', '/disk')", 1, "error: '/disk': No space left on device"),
+        (1, "raise RuntimeError('unforeseen')", 1, "RuntimeError: unforeseen"),
+        (1, "import time; time.sleep(600)", 75, "hangs since 3 s: epoch 3, after 0 of 5 steps"),
+    ],
+)
+def test_an_error_or_a_hang_of_one_ends_all(
+    rank: int, what: str, status: int, message: str, faces: Path, tmp_path: Path
+) -> None:
+    arguments = [*TRAIN, "--data", str(faces), "--out", str(tmp_path / "run"), "--epochs", "100000"]
+    (tmp_path / "stuck.py").write_text(STUCK.format(rank=rank, what=what, arguments=arguments))
+    process = start(["-"], tmp_path, 2, 1, "stuck", PYTHONPATH=f"{tmp_path}:{Path.cwd()}")
+    wait_for(tmp_path / "run" / "metrics.jsonl", process)
+    started = time.monotonic()
+    said = finish(process, status)
+    assert said.count(message) == 1, said
+    assert time.monotonic() - started < 15
 
 
 def test_different_faces_are_one_clear_error(faces: Path, tmp_path: Path) -> None:
