@@ -1,6 +1,6 @@
 """Types that several packages share. The tests check array shapes and dtypes at run time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -51,9 +51,14 @@ class ShardedArray(Protocol):
 
     def __getitem__(self, rows: Any) -> np.ndarray: ...
 
+    def __iter__(self) -> Iterator[np.ndarray]: ...
 
-StoredImages = UInt8[np.ndarray, "n size size 3"] | ShardedArray
-"""RGB as decoded, 0-255, in memory or in memory maps."""
+
+StoredImages = UInt8[np.ndarray, "n size size 3"]
+"""RGB as decoded, 0-255, in memory or in a memory map."""
+
+DatasetImages = StoredImages | ShardedArray
+"""All images of a dataset, in one memory map or in several."""
 
 Items = Shaped[Array | np.ndarray, "n *item"] | ShardedArray
 """What is learned from: images, uint8 (n, height, width, 3), or cached features, (n, ...)."""

@@ -1,5 +1,7 @@
 """`jaxage train --dry-run`: what a run would need. No image is read, nothing is trained or written."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,7 +62,8 @@ def plan(config: TrainConfig, log: Log = print) -> Json:
     moving = sum(leaf.size for leaf, on in zip(*map(jax.tree.leaves, (variables, moves)), strict=True) if on)
     case = Case(config.arch, config.trainable, config.batch_size, dtype)
     step = abstract_programs(case, size, mesh)["step"]
-    memory = step.function.lower(*step.arguments).compile().memory_analysis()
+    compiled: Any = step.function.lower(*step.arguments).compile()
+    memory = compiled.memory_analysis()
     devices = devices_per_host(mesh)
     found: Json = {
         "hosts": hosts_of(mesh),

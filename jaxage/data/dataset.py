@@ -19,7 +19,7 @@ from jaxage.data.notes import Copies, count_copies, notes_on
 from jaxage.data.prepared import open_prepared
 from jaxage.data.records import SPLITS, DataError, Failure, Records, listed_failures
 from jaxage.data.splits import assign_splits, leakage, require_identities, require_splits
-from jaxage.types import InputContract, Json, SplitChoice, StoredImages
+from jaxage.types import DatasetImages, InputContract, Json, SplitChoice
 from jaxage.utils.text import quoted
 
 _IMAGENET = InputContract()
@@ -63,7 +63,7 @@ class Dataset:
 
     name: str
     records: Records
-    images: StoredImages
+    images: DatasetImages
     failures: tuple[Failure, ...]
     sha256: str
     split: SplitChoice | None

@@ -25,7 +25,7 @@ from jaxage.data.formats import image_formats
 from jaxage.data.parallel import in_order
 from jaxage.data.records import DataError, Failure
 from jaxage.data.shards import Shards
-from jaxage.types import InputContract, StoredImages
+from jaxage.types import DatasetImages, InputContract
 from jaxage.utils import cluster
 from jaxage.utils.files import atomic_write, explain_os_error, rename_folder, write_json
 from jaxage.utils.text import quoted
@@ -66,7 +66,7 @@ class DecodedImages(NamedTuple):
     """
 
     folder: Path
-    images: StoredImages
+    images: DatasetImages
     failures: tuple[Failure, ...]
 
 
@@ -162,7 +162,7 @@ def load_images(
     folder = cache / _key(head, files)
     folder.mkdir(exist_ok=True)
     write_json(folder / FAILURES, [asdict(failure) for failure in failures])
-    return DecodedImages(folder, Shards([entry.images for entry in entries]), failures)
+    return DecodedImages(folder, Shards([np.asarray(entry.images) for entry in entries]), failures)
 
 
 class _Shard(NamedTuple):

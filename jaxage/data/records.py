@@ -77,7 +77,7 @@ def known_identity(text: str) -> str:
 
 
 def make_records(
-    path: Sequence[str],
+    path: Sequence[str] | Texts,
     age: Sequence[float],
     identity: Sequence[str] | None = None,
     split: Sequence[str] | None = None,

@@ -37,22 +37,23 @@ Value = TypeVar("Value")
 class Launch(NamedTuple):
     """What the environment says of the processes.
 
-    count, index: how many there are, and which one this is. coordinator: host:port of the first; None if JAX finds it.
-    local_index, local_count: the same on this host, if known.
+    processes, rank: how many there are, and which one this is. coordinator: host:port of the first; None if JAX finds
+    it. local_rank, local_processes: the same on this host, if known.
     """
 
-    count: int
-    index: int
+    processes: int
+    rank: int
     coordinator: str | None = None
-    local_index: int = 0
-    local_count: int = 1
+    local_rank: int = 0
+    local_processes: int = 1
 
 
 def find_launch(environ: Mapping[str, str] = os.environ) -> Launch | None:
     """How this process was started, or None if it is alone.
 
     In this order: `JAX_NUM_PROCESSES`, `JAX_PROCESS_ID` and `JAX_COORDINATOR_ADDRESS` (`jaxage launch`, JobSet,
-    Kubeflow Trainer), a Slurm step of several tasks, Open MPI. A batch script of Slurm without `srun` is one process.
+    Kubeflow Trainer), a Slurm step of several tasks, Open MPI, the workers of a Cloud TPU slice. A batch script of
+    Slurm without `srun` is one process.
 
     Raises:
         UserError: if variables are missing, or do not go together.
@@ -78,10 +79,14 @@ def find_launch(environ: Mapping[str, str] = os.environ) -> Launch | None:
     elif number("OMPI_COMM_WORLD_SIZE", 1) > 1:
         locals_ = number("OMPI_COMM_WORLD_LOCAL_RANK", 0), number("OMPI_COMM_WORLD_LOCAL_SIZE", 1)
         found = Launch(number("OMPI_COMM_WORLD_SIZE"), number("OMPI_COMM_WORLD_RANK"), None, *locals_)
+    elif len(workers := environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
+        found = Launch(len(workers), number("TPU_WORKER_ID"))
     else:
         return None
-    if not 0 <= found.index < found.count:
-        raise UserError(f"this is process {found.index} of {found.count}: numbers start at 0 and end below the count")
+    if not 0 <= found.rank < found.processes:
+        raise UserError(
+            f"this is process {found.rank} of {found.processes}: numbers start at 0 and end below the count"
+        )
     return found
 
 
@@ -101,19 +106,19 @@ def local_devices(launch: Launch, visible: int) -> list[int]:
     Raises:
         UserError: if they cannot be divided equally.
     """
-    if visible < launch.local_count:
-        if visible > 1 or launch.local_count == 1:
+    if visible < launch.local_processes:
+        if visible > 1 or launch.local_processes == 1:
             raise UserError(
-                f"{launch.local_count} processes on this host see {visible} GPUs: start one for each, or one in all"
+                f"{launch.local_processes} processes on this host see {visible} GPUs: start one for each, or one in all"
             )
         return list(range(visible))
-    each, rest = divmod(visible, launch.local_count)
+    each, rest = divmod(visible, launch.local_processes)
     if rest:
         raise UserError(
-            f"{visible} GPUs do not divide among the {launch.local_count} processes on this host: start one for each, "
-            "or one in all"
+            f"{visible} GPUs do not divide among the {launch.local_processes} processes on this host: start one for "
+            "each, or one in all"
         )
-    return list(range(launch.local_index * each, (launch.local_index + 1) * each))
+    return list(range(launch.local_rank * each, (launch.local_rank + 1) * each))
 
 
 def join(launch: Launch | None) -> None:
@@ -123,13 +128,13 @@ def join(launch: Launch | None) -> None:
     jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
     gpus = visible_gpus()
     ids = local_devices(launch, gpus) if gpus else [0]
-    if "JAX_LOCAL_DEVICE_IDS" in os.environ or (launch.coordinator is not None and launch.local_count == 1):
+    if "JAX_LOCAL_DEVICE_IDS" in os.environ or (launch.coordinator is not None and launch.local_processes == 1):
         ids = []  # JAX reads the variable, and takes all devices without it
     method = "deactivate" if launch.coordinator is not None else None
     jax.distributed.initialize(
         launch.coordinator,
-        launch.count,
-        launch.index,
+        launch.processes,
+        launch.rank,
         local_device_ids=ids or None,
         cluster_detection_method=method,
         heartbeat_timeout_seconds=HEARTBEAT_S,

@@ -36,8 +36,8 @@ def prepare_jax(image_size: int | None = None, processes: Processes = "one") -> 
     """
     launch = cluster.find_launch()
     if launch and processes == "one":
-        raise UserError(f"this command runs in one process, and it was started in {launch.count}: start it once")
-    sharers = launch.local_count if launch else 1
+        raise UserError(f"this command runs in one process, and it was started in {launch.processes}: start it once")
+    sharers = launch.local_processes if launch else 1
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if jax.config.values["jax_num_cpu_devices"] == -1 and not chosen:
         with suppress(RuntimeError):

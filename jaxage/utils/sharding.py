@@ -149,7 +149,8 @@ def take(items: Items, rows: Int[Array, " batch"], mesh: Mesh) -> Array:
         return lax.psum_scatter(jnp.where(mask, found, 0), _DEVICE, scatter_dimension=0, tiled=True)
 
     specs = PartitionSpec(_DEVICE), PartitionSpec(_HOST)
-    batch: Array = jax.shard_map(gather, mesh=mesh, in_specs=specs, out_specs=along_batch(mesh).spec)(items, rows)
+    gathered = jax.shard_map(gather, mesh=mesh, in_specs=specs, out_specs=along_batch(mesh).spec)
+    batch: Array = gathered(jnp.asarray(items), rows)
     return batch
 
 

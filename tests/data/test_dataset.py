@@ -3,6 +3,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,13 +13,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import PIL
 import pytest
 from PIL import Image
 
-from jaxage.data import image_cache
+from jaxage.data import file_index, files, image_cache
 from jaxage.data.dataset import Dataset, LoadOptions, load_dataset
 from jaxage.data.decode import decode_image
 from jaxage.data.formats import image_formats
@@ -108,6 +110,54 @@ def test_the_second_time_nothing_is_decoded(tmp_path: Path, decoded: list[int]) 
     assert len(decoded) == 24
     np.testing.assert_array_equal(second.images, first.images)
     assert (second.sha256, second.failures) == (first.sha256, first.failures)
+
+
+def test_shards_are_decoded_once_each(tmp_path: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more image is one new shard, decoding that was stopped goes on, and pixels and failures are as of one."""
+    monkeypatch.setattr(image_cache, "_SHARD", 10)
+    csv = write_set(tmp_path, 25)
+    (tmp_path / "3.jpg").write_bytes(b"broken")
+    (tmp_path / "24.jpg").write_bytes(b"broken too")
+    dataset = load(csv, max_bad=0.1)
+    assert len(decoded) == 25
+    assert [failure.path for failure in dataset.failures] == ["3.jpg", "24.jpg"]
+    np.testing.assert_array_equal(dataset.images[:], expected(dataset, tmp_path))
+    (tmp_path / "25.jpg").write_bytes(face(25))
+    more = load(write_csv(tmp_path, 26), max_bad=0.1)
+    assert len(decoded) == 25 + 6
+    np.testing.assert_array_equal(more.images[np.arange(23)], dataset.images[:])
+    (second,) = (path.parent for path in tmp_path.glob("cache/decoded/*/images.npy") if len(np.load(path)) == 10)
+    shutil.rmtree(second)
+    np.testing.assert_array_equal(load(csv, max_bad=0.1).images[:], more.images[:])
+    assert len(decoded) == 25 + 6 + 10
+
+
+def test_a_disk_without_room_is_named_before_the_first_image(
+    tmp_path: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    csv = write_set(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: mock.Mock(free=1000))
+    with pytest.raises(DataError, match=r"need 0.0 GiB, and the disk of .*cache.* has 0.0 free: make room"):
+        load(csv)
+    assert not decoded
+
+
+def test_files_that_did_not_change_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    csv = write_set(tmp_path)
+    monkeypatch.setattr(file_index, "_SETTLED_NS", -(10**9))
+    read: list[str] = []
+    read_file = files._read_file
+    monkeypatch.setattr(files, "_read_file", lambda *given: read.append(given[-1]) or read_file(*given))
+    first = load(csv)
+    assert set(read) == set(first.records.path.tolist())
+    read.clear()
+    assert load(csv).sha256 == first.sha256
+    assert not read
+    (tmp_path / "5.jpg").write_bytes(face(99))
+    assert load(csv).sha256 != first.sha256
+    assert "5.jpg" in read
+    (tmp_path / "6.jpg").unlink()
+    assert [failure.path for failure in load(csv, max_bad=0.1).failures] == ["6.jpg"]
 
 
 def test_new_labels_decode_nothing(tmp_path: Path, decoded: list[int]) -> None:
@@ -356,7 +406,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 CHILD = """
 import sys, time
 from pathlib import Path
-from jaxage.data import image_cache
+from jaxage.data import file_index, files, image_cache
 from jaxage.data.dataset import LoadOptions, load_dataset
 decode, left = image_cache.decode_image, int(sys.argv[2])
 def slow(data, size, **form):

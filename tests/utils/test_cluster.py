@@ -38,6 +38,8 @@ def slurm(tasks: int, per_node: str, node: int, local: int, index: int) -> dict[
             | {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"},
             Launch(4, 3, None, 1, 2),
         ),
+        ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"}, Launch(2, 1)),
+        ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, None),
     ],
 )
 def test_how_a_process_was_started(environ: dict[str, str], expected: Launch | None) -> None:

@@ -130,7 +130,7 @@ class TorchWorkload:
     """The same work in torch."""
 
     def __init__(self, case: Case, data: Dataset, *, compiled: bool) -> None:
-        images, ages = data.images, data.records.age
+        images, ages = np.asarray(data.images), data.records.age
         self._torch = TorchModel(case.arch, case.trainable, images, ages, case.dtype, compiled=compiled)
         self._batch = case.batch_size
         self._parts = [data.records.rows_of(split) for split in ("train", "validation")]

@@ -22,7 +22,7 @@ from jaxage.training.setup import check_settings
 from jaxage.types import Diverged, Json, Log, SplitChoice, Stopped, UserError
 from jaxage.utils.files import lock_file, write_json, write_text
 
-_SETTINGS, _LOCK, _DIVERGED = "study-settings.json", ".study.lock", "diverged.txt"
+_SETTINGS, _LOCK = "study-settings.json", ".study.lock"
 _POLL_S = 5.0
 
 
@@ -134,7 +134,7 @@ def _train_all(
     """
     started, seconds = time.time(), list[float]()
     reports, failed = dict[PlannedRun, Json](), dict[PlannedRun, str]()
-    waiting = list(settings)
+    waiting, announced = list(settings), 0
     while waiting:
         busy = list[PlannedRun]()
         for run in waiting:
@@ -152,10 +152,11 @@ def _train_all(
                     seconds.append(time.perf_counter() - before)
                     rest = [each for each in settings if each not in reports and each not in failed]
                     log(f"   {_time_left(rest, seconds)}")
+        if busy and len(busy) != announced:
+            log(f"runs trained by other processes: {len(busy)}, waiting for them")
+            announced = len(busy)
         if len(busy) == len(waiting):
             time.sleep(_POLL_S)
-        elif busy:
-            log(f"{len(busy)} runs are trained by other processes: waiting for them")
         waiting = busy
     return (
         [
@@ -170,13 +171,14 @@ def _train_all(
 def _train_one(run: PlannedRun, settings: Mapping[PlannedRun, TrainConfig], started: float, log: Log) -> Json:
     """The report of a run. A divergence is noted for the other processes of this study."""
     place = f"run {list(settings).index(run) + 1} of {len(settings)}"
-    note = run.folder / _DIVERGED
+    note = run.folder.with_name(f".{run.folder.name}.diverged")
     if note.exists() and note.stat().st_mtime > started:
         raise Diverged(note.read_text(encoding="utf-8"))
 
     try:
         return train(settings[run], _with_heading(f"\n== {place}: {_title(run)}", log))
     except Diverged as error:
+        note.parent.mkdir(parents=True, exist_ok=True)
         write_text(note, str(error))
         raise
     except BusyError:

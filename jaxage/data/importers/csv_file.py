@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import sys
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -56,7 +57,7 @@ def read_csv(path: Path) -> Records:
     _check_header(path, names)
     parsers: dict[str, Callable[[str], Any]] = {"path": _path, "age": lru_cache(_age)}
     identity = next((name for name in ("identity", "group") if name in names), None)
-    parsers |= {identity: str} if identity else {}
+    parsers |= {identity: sys.intern} if identity else {}
     parsers |= {"split": _split} if "split" in names else {}
     parsers |= {"gender": _gender} if "gender" in names else {}
     columns: dict[str, list[Any]] = {name: [] for name in parsers}
@@ -81,8 +82,9 @@ def read_csv(path: Path) -> Records:
         raise DataError(f"{quoted(path)}: {count}; correct the file and start again\n{listed(faults)}")
     if not lines:
         raise DataError(f"{quoted(path)} has a header but no rows: add a line for each image")
+    paths = np.asarray(columns.pop("path"), str)  # the list of them is freed first: it is the largest
     who = columns[identity] if identity else None
-    return make_records(columns["path"], columns["age"], who, columns.get("split"), columns.get("gender"))
+    return make_records(paths, columns["age"], who, columns.get("split"), columns.get("gender"))
 
 
 def _check_header(path: Path, names: list[str]) -> None:

@@ -168,18 +168,27 @@ def test_runs_of_data_that_changed_since_are_not_mixed(
         faces.write_text(text)
 
 
-def test_a_run_in_use_is_named_and_what_is_finished_is_kept(
-    done: tuple[Path, list[str]], faces: Path, tmp_path: Path
+def test_a_run_in_use_is_left_to_its_process_and_taken_over_if_that_is_lost(
+    done: tuple[Path, list[str]], faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(importlib.import_module("jaxage.commands.study.run"), "_POLL_S", 0.1)
     out = tmp_path / "study"
     shutil.copytree(done[0], out)
     folder = out / "runs" / "best" / "tiny-fc" / "seed-0"
     (folder / "report.json").unlink()
-    before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
-    message = r"^run 2 of 2 \(best, tiny:fc, seed 0\): .*seed-0 is in use by another process.* Finished runs are kept"
-    with lock_folder(folder, RunError()), pytest.raises(RunError, match=message):
-        study(small(faces, out), lambda _: None)
-    assert {path: path.read_bytes() for path in before} == before
+    before = {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+    said = list[str]()
+    with ThreadPoolExecutor(1) as pool:
+        with lock_folder(folder, RunError()):
+            ended = pool.submit(study, small(faces, out), said.append)
+            while "waiting for them" not in "".join(said):
+                time.sleep(0.05)
+            time.sleep(0.3)
+            assert {path: path.read_bytes() for path in before} == before
+        assert len(ended.result()["models"]) == 2
+    assert said[0] == "runs trained by other processes: 1, waiting for them"
+    assert "run 2 of 2" in said[1]
+    assert (folder / "report.json").exists()
 
 
 def test_two_studies_at_once_write_one_page_after_the_other(
