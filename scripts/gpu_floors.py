@@ -10,12 +10,14 @@ kernels of the time that their bytes take at 3 TB/s or their FLOP at 790 TFLOP/s
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 _BYTES_PER_S, _FLOP_PER_S = 3.0e12, {"bf16": 790e12, "f32": 380e12}
 _SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+_COLLECTIVES = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "collective-permute")
 _NO_KERNEL = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "async-done", "copy-done"}
 
 
@@ -129,12 +131,29 @@ def _nbytes(text: str) -> int:
     return sum(_SIZES[dtype] * math.prod(shape) for dtype, shape in _shapes(text))
 
 
+def collectives(text: str) -> list[str]:
+    """What the devices of a program send to one another: the kind, how often, the MB of the results, and among whom."""
+    found = Counter[tuple[str, str]]()
+    megabytes = Counter[tuple[str, str]]()
+    for computation in parse(text)[0].values():
+        for op in computation.values():
+            kind = op.opcode.removesuffix("-start")
+            if kind in _COLLECTIVES:
+                groups = re.search(r"replica_groups=(\[[\d,]+\]<=\[[\d,]+\]\S*|\{\S*\})", op.attributes)
+                key = kind, groups[1].rstrip(",") if groups else "all"
+                found[key] += 1
+                megabytes[key] += _nbytes(op.type.split("), ")[-1] if op.opcode.endswith("-start") else op.type) / 1e6
+    return [f"{kind} x {n}: {megabytes[kind, who]:.2f} MB among {who}" for (kind, who), n in found.items()]
+
+
 def main(
     configurations: tuple[str, ...] = (),
     batch_size: int = 512,
     image_size: int = 224,
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     conv_form: Literal["gpu", "xla"] = "gpu",
+    hosts: int = 1,
+    devices: int = 1,
     hlo: Path | None = None,
 ) -> None:
     """Print the floors.
@@ -142,27 +161,29 @@ def main(
     Args:
         configurations: Networks and their trainable layers, such as "resnet18:fc,layer4"; by default those of `jaxage
             benchmark`.
-        batch_size: Images per step.
+        batch_size: Images per step, on each device.
         image_size: Height and width in pixels.
         dtype: Of the trunk.
         conv_form: The layers' form.
+        hosts: How many hosts compute together.
+        devices: GPUs of each host. For more than one device in all, what they send to one another is listed below each
+            program; it is no part of the floor.
         hlo: A folder to keep the compiled programs in, as text.
     """
-    import numpy as np
     from jax.experimental import topologies
-    from jax.sharding import AxisType, Mesh
 
     from jaxage.commands.benchmark.abstract import Case, abstract_programs
     from jaxage.commands.benchmark.run import CONFIGURATIONS
     from jaxage.commands.study.recipes import parse_model
+    from jaxage.utils.sharding import make_mesh
 
     target = Path(__file__).with_name("h100.txtpb").read_text(encoding="utf-8")
-    devices = topologies.get_topology_desc(platform="cuda", target_config=target, topology="1x1x1").devices
-    mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+    topology = topologies.get_topology_desc(platform="cuda", target_config=target, topology=f"1x{hosts}x{devices}")
+    mesh = make_mesh(topology.devices, hosts)
     print(f"{'program':<52}{'temp GiB':>10}{'kernels':>9}{'GB':>7}{'TFLOP':>7}{'floor ms':>10}{'images/s':>10}")
     for text in configurations or CONFIGURATIONS:
         model = parse_model(text)
-        case = Case(model.arch, model.trainable, batch_size, dtype)
+        case = Case(model.arch, model.trainable, batch_size * mesh.size, dtype)
         for name, program in abstract_programs(case, image_size, mesh, conv_form).items():
             compiled = program.function.lower(*program.arguments).compile()
             text = compiled.as_text()
@@ -178,6 +199,8 @@ def main(
                 f"{flop / 1e12:>7.2f}{1e3 * seconds:>10.2f}{batch_size / seconds:>10,.0f}",
                 flush=True,
             )
+            for line in collectives(text):
+                print(f"    {line}")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ class FrozenTrunk:
         whole, split = replicated(mesh), along_batch(mesh)
 
         def extract(variables: Variables, images: Array, rows: Int[Array, " b"], view_ids: Int[Array, " b"]) -> Array:
-            rows, view_ids = lax.with_sharding_constraint((rows, view_ids), split)
+            view_ids = lax.with_sharding_constraint(view_ids, split)
             faces = items_at(images, rows, mesh, resident=resident)
             return views.train(jax.random.key(0), variables, faces, view_ids)
 

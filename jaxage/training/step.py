@@ -81,10 +81,11 @@ def make_train_step(
     def step(state: TrainState, items: Items, ages: Float[Array, " faces"], epoch: EpochBatches) -> TrainState:
         input_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(options.seed), state.step))
         line = state.step % epoch.rows.shape[0]
-        rows, view_ids, weights = (lax.with_sharding_constraint(e[line], along_batch(options.mesh)) for e in epoch)
+        rows = epoch.rows[line]
+        view_ids, weights = (lax.with_sharding_constraint(e[line], along_batch(options.mesh)) for e in epoch[1:])
         current = {"params": state.params, "batch_stats": state.batch_stats}
         faces = items_at(items, rows, options.mesh, resident=options.resident)
-        known = ages[rows] if options.resident else ages
+        known = lax.with_sharding_constraint(ages[rows] if options.resident else ages, along_batch(options.mesh))
         batch = lax.stop_gradient(input_fn.train(input_key, current, faces, view_ids))
 
         def loss(params: Params) -> tuple[Float[Array, ""], Params]:
@@ -146,7 +147,7 @@ def make_predict_step(
     """
 
     def predict(variables: Variables, items: Items, eval_rows: EvalRows) -> PredictOutput:
-        rows = lax.with_sharding_constraint(eval_rows.reshape(-1), along_batch(mesh))
+        rows = eval_rows.reshape(-1)
         mirrored = jnp.arange(rows.size) % eval_rows.shape[1] == 1
         batch = input_fn.evaluate(variables, items_at(items, rows, mesh, resident=resident), mirrored)
         logits = model.apply(variables, batch, start=input_fn.start).logits

@@ -135,7 +135,7 @@ def take(items: Items, rows: Int[Array, " batch"], mesh: Mesh) -> Array:
 
     Args:
         items: (n, ...), n a multiple of the devices of a host.
-        rows: Which of them, a multiple of all devices.
+        rows: Which of them, a multiple of all devices, known to every device.
         mesh: The devices.
     """
     if mesh.size == 1:

@@ -18,6 +18,7 @@ from jaxage.training.optimizer import make_optimizer
 from jaxage.training.state import init_state
 from jaxage.training.step import StepOptions, make_predict_step, make_train_step
 from jaxage.types import Arch, Dtype, InputContract
+from jaxage.utils.sharding import along_items
 
 _STEPS = 6
 
@@ -57,7 +58,8 @@ def abstract_programs(
     input_fn = from_images(model, InputContract()[:2], start=plan.first_block)
     objective = make_objective("l1", 40.0, 20.0)
     state = jax.eval_shape(lambda v: init_state(v, optimizer), variables)
-    images = jax.ShapeDtypeStruct((_STEPS * batch, image_size, image_size, 3), jnp.uint8)
+    shape = _STEPS * batch, image_size, image_size, 3
+    images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=along_items(mesh))
     ages = jax.ShapeDtypeStruct((_STEPS * batch,), jnp.float32)
     rows: Any
     weights: Any
