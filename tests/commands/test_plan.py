@@ -31,7 +31,7 @@ def test_a_plan_reads_no_image_and_writes_nothing(tmp_path: Path, capsys: pytest
         streamed.append,
     )
     assert any("more than the budget: streamed" in line for line in streamed)
-    arguments = f"train --arch tiny --weights random --data {faces} --image-size 32 --batch-size 8 --out {tmp_path / 'run'} --dry-run"
-    main(arguments.split())
+    arguments = "train --arch tiny --weights random --image-size 32 --batch-size 8 --dry-run --data"
+    main([*arguments.split(), str(faces), "--out", str(tmp_path / "run")])
     assert "nothing was trained (--dry-run)" in capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before

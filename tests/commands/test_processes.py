@@ -37,7 +37,6 @@ sys.exit(module.launch(sys.argv[3:], int(sys.argv[2])))
 """
 PLACES = {
     "device": ["--cache-features", "device"],
-    "disk": ["--cache-features", "disk", "--memory-budget", "0"],
     "streamed": ["--cache-features", "off", "--memory-budget", "0"],
 }
 

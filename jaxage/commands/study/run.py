@@ -23,7 +23,7 @@ from jaxage.types import Diverged, Json, Log, SplitChoice, Stopped, UserError
 from jaxage.utils.files import lock_file, write_json, write_text
 
 _SETTINGS, _LOCK = "study-settings.json", ".study.lock"
-_POLL_S = 5.0
+_POLL_S = 1.0
 
 
 @dataclass(frozen=True)
