@@ -15,9 +15,10 @@ from jaxtyping import Array, Float, Int
 from jaxage.data.sampler import EpochBatches
 from jaxage.types import Items
 from jaxage.utils.memory import host_memory
+from jaxage.utils.runtime import available_cores
 from jaxage.utils.sharding import devices_per_host, replicate, split_batch, split_items, take
 
-_READERS, _AHEAD = 2, 4
+_MOST_READERS, _AHEAD = 8, 4
 _SHARE = 0.5
 _GIB = 2**30
 
@@ -117,7 +118,7 @@ def load_batches(loader: DataLoader, rows: Iterable[BatchRows]) -> Generator[Bat
         return items, ages, np.arange(len(batch), dtype=np.int32)
 
     ahead: deque[Future[Batch]] = deque()
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(min(_MOST_READERS, available_cores())) as pool:
         for batch in rows:
             ahead.append(pool.submit(fetch, batch))
             if len(ahead) > _AHEAD:

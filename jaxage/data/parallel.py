@@ -1,7 +1,7 @@
 """Run many small jobs on a pool of threads, with results in order and a progress bar."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ _CHUNKS_AHEAD = 64
 
 def in_order(
     pool: ThreadPoolExecutor, function: Callable[[Any], T], items: Sequence[Any], what: str, chunk: int = 8
-) -> Iterator[T]:
+) -> Generator[T]:
     """Call `function` for each item; the results come in the order of the items.
 
     Only a bounded number of results waits to be taken, so memory does not grow with the items.

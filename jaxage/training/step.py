@@ -147,7 +147,7 @@ def make_predict_step(
     """
 
     def predict(variables: Variables, items: Items, eval_rows: EvalRows) -> PredictOutput:
-        rows = eval_rows.reshape(-1)
+        rows = jnp.asarray(eval_rows).reshape(-1)
         mirrored = jnp.arange(rows.size) % eval_rows.shape[1] == 1
         batch = input_fn.evaluate(variables, items_at(items, rows, mesh, resident=resident), mirrored)
         logits = model.apply(variables, batch, start=input_fn.start).logits

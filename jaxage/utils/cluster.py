@@ -227,7 +227,7 @@ def require_shared(folder: Path) -> None:
     token = folder / f".shared-{first(lambda: os.urandom(8).hex())}"
     first(lambda: token.write_bytes(b""))
     until = time.monotonic() + _VISIBLE_S * (not is_first())
-    while not (seen := token.exists()) and time.monotonic() < until and folder.exists():
+    while not (seen := token.exists()) and time.monotonic() < until:  # network folders show new files late
         time.sleep(_POLL_S)
     blind = [i for i, each in enumerate(gather(seen)) if not each]
     first(lambda: token.unlink(missing_ok=True))

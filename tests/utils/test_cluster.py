@@ -88,6 +88,16 @@ def test_one_process_agrees_with_itself(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_is_not_shared_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "count", lambda: 2)
+    monkeypatch.setattr(cluster, "index", lambda: 1)
+    monkeypatch.setattr(cluster, "_VISIBLE_S", 0.0)
+    monkeypatch.setattr(cluster, "agree", lambda value: "0123" if value is None else value)
+    monkeypatch.setattr(cluster, "gather", lambda value: [True, value])
+    with pytest.raises(UserError, match="process 1 does not see .*/nowhere of process 0: choose a folder that all"):
+        cluster.require_shared(tmp_path / "nowhere")
+
+
 class Store:
     """The key-value store of `jax.distributed`, for threads that play the processes."""
 

@@ -6,16 +6,18 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
-from tqdm import tqdm
 
 from jaxage.data.importers.importer import Importer
+from jaxage.data.parallel import in_order
 from jaxage.data.prepare.checked import CheckedFaces
 from jaxage.data.records import SPLITS, DataError
 from jaxage.types import Split
@@ -70,49 +72,59 @@ class FacesBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
         return {split: self._generate_examples(split) for split in SPLITS}
 
     def _generate_examples(self, split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
+        for row in self._faces.records.rows_of(split).tolist():
+            yield row, self._example(row)
+
+    def _example(self, row: int) -> dict[str, Any]:
         faces, records = self._faces, self._faces.records
-        for row in records.rows_of(split).tolist():
-            path = str(records.path[row])
-            data = faces.read(path)
-            if hashlib.sha256(data).hexdigest() != faces.sha256[row]:
-                raise DataError(f"{quoted(path)} has changed since it was checked: start again")
-            yield (
-                row,
-                {
-                    "image": data,
-                    "age": records.age[row],
-                    "identity": str(records.identity[row]),
-                    "gender": str(records.gender[row]) or "unknown",
-                    "face_score": faces.face_score[row],
-                    "path": path,
-                },
-            )
+        path = str(records.path[row])
+        data = faces.read(path)
+        if hashlib.sha256(data).hexdigest() != faces.sha256[row]:
+            raise DataError(f"{quoted(path)} has changed since it was checked: start again")
+        return {
+            "image": data,
+            "age": records.age[row],
+            "identity": str(records.identity[row]),
+            "gender": str(records.gender[row]) or "unknown",
+            "face_score": faces.face_score[row],
+            "path": path,
+        }
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         infos = []
         # TFDS's own serialize_example puts the fields of an example in another order in every process
         serializer = tfds.core.ExampleSerializer(self.info.features.get_serialized_info())
-        with tqdm(total=len(self._faces.records), desc="writing", unit=" images", disable=None) as bar:
-            for split, examples in self._split_generators(dl_manager).items():
+
+        def serialize(row: int) -> bytes:
+            example = self.info.features.encode_example(self._example(row))
+            data: bytes = serializer.get_tf_example(example).SerializeToString(deterministic=True)
+            return data
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for split in SPLITS:
                 template = self._get_filename_template(split)
-                sizes = self._faces.sizes[self._faces.records.rows_of(split)]
+                rows = self._faces.records.rows_of(split)
+                sizes = self._faces.sizes[rows]
                 shards = max(1, math.ceil(sizes.sum() / _SHARD_BYTES))
                 lengths = [len(part) for part in np.array_split(sizes, shards)]
-                for shard, length in enumerate(lengths):
-                    path = template.sharded_filepath(shard_index=shard, num_shards=shards)
-                    try:
-                        writer = ArrayRecordWriter(str(path), "group_size:1")
-                        for _ in range(length):
-                            example = self.info.features.encode_example(next(examples)[1])
-                            writer.write(serializer.get_tf_example(example).SerializeToString(deterministic=True))
-                            bar.update()
-                        writer.close()
-                    except RuntimeError as error:  # array_record's, for a full disk and the like
-                        reason = str(error).partition(";")[0]
-                        full = [code for code in (errno.ENOSPC, errno.EDQUOT) if os.strerror(code) in reason]
-                        raise OSError(full[0] if full else errno.EIO, reason) from error
+                with contextlib.closing(in_order(pool, serialize, rows.tolist(), f"writing {split}")) as examples:
+                    for shard, length in enumerate(lengths):
+                        path = template.sharded_filepath(shard_index=shard, num_shards=shards)
+                        _write_shard(str(path), islice(examples, length))
                 infos.append(tfds.core.SplitInfo(split, lengths, int(sizes.sum()), template))
         self.info.set_splits(tfds.core.splits.SplitDict(infos))
+
+
+def _write_shard(path: str, examples: Iterable[bytes]) -> None:
+    try:
+        writer = ArrayRecordWriter(path, "group_size:1")
+        for data in examples:
+            writer.write(data)
+        writer.close()
+    except RuntimeError as error:  # array_record's, for a full disk and the like
+        reason = str(error).partition(";")[0]
+        full = [code for code in (errno.ENOSPC, errno.EDQUOT) if os.strerror(code) in reason]
+        raise OSError(full[0] if full else errno.EIO, reason) from error
 
 
 def write_dataset(importer: Importer[Any], faces: CheckedFaces, folder: Path) -> Path:
