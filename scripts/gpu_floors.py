@@ -139,8 +139,8 @@ def collectives(text: str) -> list[str]:
         for op in computation.values():
             kind = op.opcode.removesuffix("-start")
             if kind in _COLLECTIVES:
-                groups = re.search(r"replica_groups=(\[[\d,]+\]<=\[[\d,]+\]\S*|\{\S*\})", op.attributes)
-                key = kind, groups[1].rstrip(",") if groups else "all"
+                axes = re.search(r"replica_groups=mesh\[.*?\] \{(.*?)\}", op.attributes)
+                key = kind, axes[1].replace("'", "") if axes else "all devices"
                 found[key] += 1
                 megabytes[key] += _nbytes(op.type.split("), ")[-1] if op.opcode.endswith("-start") else op.type) / 1e6
     return [f"{kind} x {n}: {megabytes[kind, who]:.2f} MB among {who}" for (kind, who), n in found.items()]

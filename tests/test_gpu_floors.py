@@ -50,3 +50,21 @@ def test_a_program_of_xla() -> None:
     shapes = ((4, 10, 10, 8), (3, 3, 8, 16), (16, 32))
     text = jax.jit(run).lower(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes)).compile().as_text()
     assert sum(kernel.flop for kernel in costs(text)) == 2 * 4 * 64 * (9 * 8 * 16 + 16 * 32)
+
+
+COLLECTIVES = """HloModule m
+ENTRY %main (x: u8[64,4]) -> u8[8,4] {
+  %x = u8[64,4]{1,0} parameter(0)
+  %r = ((u8[64,4]{1,0}), u8[8,4]{1,0}) reduce-scatter-start(%x), replica_groups=mesh['host'=8,'device'=8] {'device'}, \
+dimensions={0}
+  %a = f32[250]{0} all-reduce(%x), replica_groups={}, to_apply=%sum
+  ROOT %d = u8[8,4]{1,0} reduce-scatter-done(%r)
+}
+"""
+
+
+def test_what_devices_send_to_one_another() -> None:
+    assert SCRIPT["collectives"](COLLECTIVES) == [
+        "reduce-scatter x 1: 0.00 MB among device",
+        "all-reduce x 1: 0.00 MB among all devices",
+    ]

@@ -94,7 +94,7 @@ def test_a_folder_that_is_not_shared_is_named(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(cluster, "_VISIBLE_S", 0.0)
     monkeypatch.setattr(cluster, "agree", lambda value: "0123" if value is None else value)
     monkeypatch.setattr(cluster, "gather", lambda value: [True, value])
-    with pytest.raises(UserError, match="process 1 does not see .*/nowhere of process 0: choose a folder that all"):
+    with pytest.raises(UserError, match=r"process 1 does not see .*/nowhere of process 0: choose a folder that all"):
         cluster.require_shared(tmp_path / "nowhere")
 
 
