@@ -1,12 +1,15 @@
 """Several processes on this machine that train one model, as `jaxage launch` starts them."""
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +49,24 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_faces(tmp_path_factory.mktemp("faces"), n=60)
 
 
+def retried(test: Callable[..., None]) -> Callable[..., None]:
+    """Once more if Gloo failed, by which CPU devices of several processes talk: JAX 0.10.2's did so in one of about 100
+    starts (EFAULT of writev).
+    """
+
+    @functools.wraps(test)
+    def run(*, tmp_path: Path, **fixtures: Any) -> None:
+        try:
+            test(tmp_path=tmp_path, **fixtures)
+        except AssertionError as error:
+            if "Bad address" not in str(error):
+                raise
+            (tmp_path / "again").mkdir()
+            test(tmp_path=tmp_path / "again", **fixtures)
+
+    return run
+
+
 def environment(folder: Path, devices: int, **more: str) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "OMPI_"))}
     return clean | {"JAXAGE_CACHE": str(folder / "cache"), "JAX_NUM_CPU_DEVICES": str(devices)} | more
@@ -75,6 +96,7 @@ def train(faces: Path, out: Path, processes: int, devices: int, *more: str) -> s
 
 
 @pytest.mark.parametrize("place", PLACES)
+@retried
 def test_two_processes_are_one_with_two_devices(place: str, faces: Path, tmp_path: Path) -> None:
     one = train(faces, tmp_path / "one", 1, 2, *PLACES[place])
     two = train(faces, tmp_path / "two", 2, 1, *PLACES[place])
@@ -102,6 +124,7 @@ def long_run(faces: Path, tmp_path: Path) -> subprocess.Popen[str]:
     return process
 
 
+@retried
 def test_a_signal_to_one_stops_all_at_one_step_and_another_number_resumes(faces: Path, tmp_path: Path) -> None:
     process = long_run(faces, tmp_path)
     os.kill(children(process)[1], signal.SIGTERM)
@@ -121,6 +144,7 @@ def test_a_signal_to_one_stops_all_at_one_step_and_another_number_resumes(faces:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
+@retried
 def test_when_one_is_killed_the_other_ends(rank: int, faces: Path, tmp_path: Path) -> None:
     process = long_run(faces, tmp_path)
     before = time.monotonic()
@@ -156,6 +180,7 @@ main({arguments!r})
         (1, "import time; time.sleep(600)", 75, "hangs since 3 s: epoch 3, after 0 of 5 steps"),
     ],
 )
+@retried
 def test_an_error_or_a_hang_of_one_ends_all(
     rank: int, what: str, status: int, message: str, faces: Path, tmp_path: Path
 ) -> None:
