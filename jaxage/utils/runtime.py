@@ -1,6 +1,7 @@
 """Settings to make before JAX starts: CPU devices, and the cache of compiled programs."""
 
 import os
+import sys
 import warnings
 from contextlib import suppress
 from typing import Literal
@@ -36,6 +37,8 @@ def prepare_jax(image_size: int | None = None, processes: Processes = "one") -> 
     """
     launch = cluster.find_launch()
     if launch and processes == "one":
+        if launch.rank:
+            sys.exit(1)  # the first says it
         raise UserError(f"this command runs in one process, and it was started in {launch.processes}: start it once")
     sharers = launch.local_processes if launch else 1
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
