@@ -223,7 +223,7 @@ main([*{TRAIN!r}, "--data", data, "--out", {str(tmp_path / "run")!r}])
     ("arguments", "message"),
     [
         (["predict", "run", "face.jpg"], "runs in one process, and it was started in 2"),
-        ([*TRAIN, "--data", "nowhere.csv", "--out", "new"], "nowhere.csv"),
+        ([*TRAIN, "--data", "nowhere.csv", "--out", "new"], "nowhere.csv' cannot be read"),
     ],
 )
 def test_an_error_is_said_once(arguments: list[str], message: str, tmp_path: Path) -> None:
