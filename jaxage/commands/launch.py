@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxage.types import UserError
-from jaxage.utils.cluster import Launch, local_devices, visible_gpus
+from jaxage.utils.processes import Launch, local_devices, visible_gpus
 from jaxage.utils.runtime import available_cores
 
 _CLI = "jaxage.cli"

@@ -11,6 +11,7 @@ import jax
 from jaxage.config import cache_folder
 from jaxage.types import UserError
 from jaxage.utils import cluster
+from jaxage.utils.processes import find_launch, local_devices, visible_gpus
 
 Processes = Literal["one", "joined", "independent"]
 
@@ -35,7 +36,7 @@ def prepare_jax(image_size: int | None = None, processes: Processes = "one") -> 
     Raises:
         UserError: if there are several processes where there must be one, or their environment is wrong.
     """
-    launch = cluster.find_launch()
+    launch = find_launch()
     if launch and processes == "one":
         if launch.rank:
             sys.exit(1)  # the first says it
@@ -55,8 +56,8 @@ def prepare_jax(image_size: int | None = None, processes: Processes = "one") -> 
 
     if launch and processes == "joined":
         cluster.join(launch)
-    elif launch and (gpus := cluster.visible_gpus()):
-        mine = cluster.local_devices(launch, gpus)
+    elif launch and (gpus := visible_gpus()):
+        mine = local_devices(launch, gpus)
         jax.config.update("jax_cuda_visible_devices", ",".join(map(str, mine)))
 
 

@@ -2,28 +2,27 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from jaxage.commands.study.page import write_study
-from jaxage.commands.study.recipes import REPORT_MODELS, ModelSpec, Protocol, parse_model, recipe
-from jaxage.commands.study.summary import FailedRun, Result, StudySummary, read_result, summarize
-from jaxage.commands.train import train
+from jaxage.commands.study.recipes import REPORT_MODELS, Protocol, parse_model, recipe
+from jaxage.commands.study.shared_runs import PlannedRun, train_all
+from jaxage.commands.study.summary import StudySummary, summarize
 from jaxage.config import TrainConfig, cache_folder
 from jaxage.data.dataset import Dataset
 from jaxage.data.load import load_data
 from jaxage.data.prepared import read_manifest
 from jaxage.models.registry import MODELS
 from jaxage.pretrained.load import RANDOM, find_input, find_weights
-from jaxage.training.run_folder import REPORT, BusyError, RunError
+from jaxage.training.run_folder import RunError
 from jaxage.training.setup import check_settings
-from jaxage.types import Diverged, Json, Log, SplitChoice, Stopped, UserError
-from jaxage.utils.files import lock_file, write_json, write_text
+from jaxage.types import Json, Log, SplitChoice, UserError
+from jaxage.utils.files import lock_file, write_json
 
 _SETTINGS, _LOCK = "study-settings.json", ".study.lock"
-_POLL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -68,16 +67,6 @@ class StudyConfig:
     """Show the faces with the largest errors on the page. Use it only where the terms of the data allow it."""
 
 
-@dataclass(frozen=True)
-class PlannedRun:
-    """One training run: the protocol, the model, the seed, and the folder."""
-
-    protocol: Protocol
-    model: ModelSpec
-    seed: int
-    folder: Path
-
-
 def study(config: StudyConfig, log: Log = print) -> StudySummary:
     """Train the missing runs of a study, and write study.html, .md, .csv and .json into `config.out`.
 
@@ -109,7 +98,7 @@ def study(config: StudyConfig, log: Log = print) -> StudySummary:
     _save_settings(config.out, shared | {"data": data[plan[0].protocol].images_sha256})
 
     started = time.perf_counter()
-    results, failed = _train_all(settings, data, log)
+    results, failed = train_all(settings, data, log)
     if not results:
         reasons = "; ".join(f"{each['run']}: {each['reason']}" for each in failed)
         raise UserError(f"all runs failed ({reasons}): there is nothing to compare")
@@ -123,86 +112,6 @@ def study(config: StudyConfig, log: Log = print) -> StudySummary:
         write_study(config.out, summary, results, data, worst=config.show_worst)
     log(f"\n{time.perf_counter() - started:.0f} s; the study: {config.out / 'study.html'}")
     return summary
-
-
-def _train_all(
-    settings: Mapping[PlannedRun, TrainConfig], data: Mapping[Protocol, Dataset], log: Log
-) -> tuple[list[Result], list[FailedRun]]:
-    """The results of all runs, those of other processes included, and the runs that diverged.
-
-    A run that another process trains is left to it, and tried again later: that process may have been lost.
-    """
-    started, seconds = time.time(), list[float]()
-    reports, failed = dict[PlannedRun, Json](), dict[PlannedRun, str]()
-    waiting, announced = list(settings), 0
-    while waiting:
-        busy = list[PlannedRun]()
-        for run in waiting:
-            before = time.perf_counter()
-            fresh = not (run.folder / REPORT).exists()
-            try:
-                reports[run] = _train_one(run, settings, started, log if fresh else lambda _: None)
-            except Diverged as error:
-                failed[run] = str(error).partition("; ")[0]
-                log(f"   left out: {failed[run]}")
-            except BusyError:
-                busy.append(run)
-            else:
-                if fresh:
-                    seconds.append(time.perf_counter() - before)
-                    rest = [each for each in settings if each not in reports and each not in failed]
-                    log(f"   {_time_left(rest, seconds)}")
-        if busy and len(busy) != announced:
-            log(f"runs trained by other processes: {len(busy)}, waiting for them")
-            announced = len(busy)
-        if len(busy) == len(waiting):
-            time.sleep(_POLL_S)
-        waiting = busy
-    return (
-        [
-            read_result(run.protocol, run.model, run.seed, run.folder, reports[run], data[run.protocol])
-            for run in settings
-            if run in reports
-        ],
-        [{"run": _title(run), "reason": failed[run]} for run in settings if run in failed],
-    )
-
-
-def _train_one(run: PlannedRun, settings: Mapping[PlannedRun, TrainConfig], started: float, log: Log) -> Json:
-    """The report of a run. A divergence is noted for the other processes of this study."""
-    place = f"run {list(settings).index(run) + 1} of {len(settings)}"
-    note = run.folder.with_name(f".{run.folder.name}.diverged")
-    if note.exists() and note.stat().st_mtime > started:
-        raise Diverged(note.read_text(encoding="utf-8"))
-
-    try:
-        return train(settings[run], _with_heading(f"\n== {place}: {_title(run)}", log))
-    except Diverged as error:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        write_text(note, str(error))
-        raise
-    except BusyError:
-        raise
-    except Stopped as stop:
-        raise Stopped(f"stopped in {place}; the same command continues there", stop.signum) from stop
-    except RunError as error:
-        raise RunError(f"{place} ({_title(run)}): {error}. Finished runs are kept") from error
-
-
-def _with_heading(heading: str, log: Log) -> Log:
-    """A log that has the heading before its first line."""
-    pending = [heading]
-
-    def say(line: str) -> None:
-        while pending:
-            log(pending.pop())
-        log(line)
-
-    return say
-
-
-def _title(run: PlannedRun) -> str:
-    return f"{run.protocol}, {run.model.name}, seed {run.seed}"
 
 
 def protocols(config: StudyConfig) -> tuple[Protocol, ...]:
@@ -335,11 +244,3 @@ def _require_same(folder: Path, shared: Json) -> None:
                 f"{folder} holds a study with --{name.replace('_', '-')} {found.get(name)}, not {value}: use the same "
                 "settings, or choose another --out"
             )
-
-
-def _time_left(rest: list[PlannedRun], seconds: list[float]) -> str:
-    """An estimate from the mean time of the runs so far."""
-    missing = [run for run in rest if not (run.folder / REPORT).exists()]
-    minutes = len(missing) * sum(seconds) / len(seconds) / 60
-    left = f"about {minutes // 60:.0f} h {minutes % 60:02.0f} min"
-    return f"runs left: {len(missing)}, {left}" if missing else "all runs are done"

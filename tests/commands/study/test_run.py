@@ -101,7 +101,7 @@ def test_weights_of_a_further_network_can_be_added(done: tuple[Path, list[str]],
 def test_a_run_that_diverges_is_left_out(
     done: tuple[Path, list[str]], faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("jaxage.commands.study.run")
+    module = importlib.import_module("jaxage.commands.study.shared_runs")
     real = module.train
 
     def failing(config: Any, log: Any) -> Any:
@@ -171,7 +171,7 @@ def test_runs_of_data_that_changed_since_are_not_mixed(
 def test_a_run_in_use_is_left_to_its_process_and_taken_over_if_that_is_lost(
     done: tuple[Path, list[str]], faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.import_module("jaxage.commands.study.run"), "_POLL_S", 0.1)
+    monkeypatch.setattr(importlib.import_module("jaxage.commands.study.shared_runs"), "_POLL_S", 0.1)
     out = tmp_path / "study"
     shutil.copytree(done[0], out)
     folder = out / "runs" / "best" / "tiny-fc" / "seed-0"
@@ -219,7 +219,7 @@ def test_nothing_to_compare_is_said(faces: Path, tmp_path: Path, monkeypatch: py
     def failing(*_: Any) -> Any:
         raise Diverged("the loss was no finite number at step 3; there is no checkpoint yet")
 
-    monkeypatch.setattr(importlib.import_module("jaxage.commands.study.run"), "train", failing)
+    monkeypatch.setattr(importlib.import_module("jaxage.commands.study.shared_runs"), "train", failing)
     with pytest.raises(UserError, match=r"all runs failed \(best, tiny:fc, seed 0: the loss was no finite"):
         study(small(faces, tmp_path / "study", protocol="best"), lambda _: None)
 
