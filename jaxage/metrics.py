@@ -1,4 +1,4 @@
-"""How well ages are predicted: correlations, errors, error by age band, bootstrap intervals.
+"""How well ages are predicted: correlations, errors, bootstrap intervals.
 
 `METRICS` has one entry for each metric that is reported. To report a metric of your own, add an entry.
 
@@ -7,7 +7,7 @@ are two-pass float32, so values far from zero lose no digits. A NaN in a row tha
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -144,28 +144,6 @@ def average_ranks(values: Column, weight: Column) -> Column:
     return jnp.where(jnp.isnan(values), jnp.nan, below + (through - below + 1) / 2)
 
 
-def age_bands(prediction: Years, target: Years, bands: Sequence[tuple[int, int]] = AGE_BANDS) -> list[Json]:
-    """Compute the errors by true age.
-
-    Args:
-        prediction: Predicted ages.
-        target: True ages.
-        bands: First and last whole year of each band. A band holds first <= age < last + 1.
-
-    Returns:
-        `first`, `last`, `n`, `mae` and `bias` (years) of each band. The errors of an empty band are None. Ages outside
-        all bands are left out.
-    """
-    columns = jnp.asarray(prediction), jnp.asarray(target)
-    table: list[Json] = []
-    for first, last in bands:
-        inside = (target >= first) & (target < last + 1)
-        weight = jnp.asarray(inside, jnp.float32)
-        errors = {name: _finite_or_none(metric(*columns, weight)) for name, metric in (("mae", mae), ("bias", bias))}
-        table.append({"first": first, "last": last, "n": int(inside.sum()), **errors})
-    return table
-
-
 @partial(jax.jit, static_argnames=("metrics", "resamples"))
 def bootstrap(
     metrics: tuple[MetricFunction, ...],
@@ -194,7 +172,7 @@ def bootstrap(
     """
 
     def measure(key: Array) -> Float[Array, "k metrics"]:
-        weight = _resample(key, cluster)
+        weight = draw_weights(key, cluster)
         return jnp.stack([jax.vmap(lambda p, m=m: m(p, target, weight))(predictions) for m in metrics], 1)
 
     return lax.map(measure, jax.random.split(key, resamples), batch_size=50)
@@ -267,8 +245,8 @@ def _mean(x: Column, weight: Column) -> Scalar:
     return jnp.sum(weight * x) / jnp.sum(weight)
 
 
-def _resample(key: Array, cluster: Int[Array, " n"]) -> Column:
-    """How often each row counts after as many clusters as there are were drawn with replacement."""
+def draw_weights(key: Array, cluster: Int[Array, " n"]) -> Column:
+    """One resample: how often each row counts after as many clusters as there are were drawn with replacement."""
     rows = jnp.arange(cluster.size)
     clusters = cluster.max() + 1
     drawn = jax.random.randint(key, cluster.shape, 0, clusters)

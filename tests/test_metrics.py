@@ -12,7 +12,6 @@ from scipy import stats
 
 from jaxage import metrics
 from jaxage.metrics import (
-    age_bands,
     average_ranks,
     bias,
     bootstrap,
@@ -206,19 +205,6 @@ def test_cumulative_score_counts_the_border() -> None:
     assert cumulative_score(prediction, target) == 0.5
     assert cumulative_score(prediction, target, within=2.9) == 0
     assert cumulative_score(prediction, target, within=30.0) == 1
-
-
-def test_age_bands() -> None:
-    target = np.array([0, 9.9, 10, 17, 18, 100.5, 101, -1], np.float32)
-    table = age_bands(target + np.array([1, -3, 2, 2, 0, 5, 50, 50], np.float32), target)
-    assert [(row["first"], row["last"]) for row in table] == list(metrics.AGE_BANDS)
-    assert [row["n"] for row in table] == [2, 2, 1, 0, 0, 0, 1]
-    assert table[0]["mae"] == pytest.approx(2)
-    assert table[0]["bias"] == pytest.approx(-1)
-    assert table[1]["bias"] == pytest.approx(2)
-    assert table[3] == {"first": 30, "last": 44, "n": 0, "mae": None, "bias": None}
-    assert age_bands(target, target, [(0, 200)])[0]["n"] == 7
-    json.dumps(table, allow_nan=False)
 
 
 def test_bootstrap_draws_whole_clusters() -> None:

@@ -9,9 +9,10 @@ from jaxage.config import TrainConfig, cache_folder
 from jaxage.data.dataset import Dataset, LoadOptions, load_dataset
 from jaxage.data.load import load_data
 from jaxage.data.loader import device_budget, make_loader
-from jaxage.metrics import age_bands, summary
+from jaxage.metrics import summary
 from jaxage.photos.faces import make_cropper
 from jaxage.pretrained.hub import parse_hub_path
+from jaxage.report.groups import group_errors
 from jaxage.training.export import ModelConfig, load_model
 from jaxage.training.intervals import bounds_of, column_of, coverage_report
 from jaxage.training.predictor import compile_predictor, predict_rows
@@ -58,8 +59,8 @@ def evaluate(run: RunPath, options: EvaluateOptions = _DEFAULTS, log: Log = prin
         log: Takes what is to be known of the data (see `jaxage.data.notes`).
 
     Returns:
-        `n`, every metric with its `_ci95`, `age_bands`, `failed` (how many images could not be used), and `intervals`
-        (see `coverage_report`; None for a model without intervals).
+        `n`, every metric with its `_ci95`, `groups` (see `group_errors`), `failed` (how many images could not be used),
+        and `intervals` (see `coverage_report`; None for a model without intervals).
 
     Raises:
         UserError: for a run or data that cannot be used.
@@ -88,7 +89,7 @@ def evaluate(run: RunPath, options: EvaluateOptions = _DEFAULTS, log: Log = prin
     if model_config.intervals is not None:
         bounds = bounds_of(model_config.intervals, predicted, options.coverage)
         intervals = coverage_report(bounds, part.age, options.coverage)
-    return about | scored | {"age_bands": age_bands(predicted.age, part.age), "intervals": intervals}
+    return about | scored | {"groups": group_errors(predicted.age[None], part), "intervals": intervals}
 
 
 def _load(

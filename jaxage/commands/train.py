@@ -14,8 +14,9 @@ from jaxage.config import TrainConfig, cache_folder
 from jaxage.data.dataset import Dataset, describe_data
 from jaxage.data.load import load_data
 from jaxage.data.records import Records
-from jaxage.metrics import METRICS, age_bands, summary
+from jaxage.metrics import METRICS, summary
 from jaxage.report.contact_sheet import contact_sheet
+from jaxage.report.groups import group_errors
 from jaxage.report.intervals_plot import interval_plot
 from jaxage.report.plots import curves, scatter
 from jaxage.report.tables import model_card, results_table, write_failures, write_predictions
@@ -149,7 +150,7 @@ def _test(predictions: Mapping[Split, Predictions], dataset: Dataset, run: Run) 
     prediction = np.asarray(predicted.age)
     test = summary(prediction, part.age, part.identity, seed)
     test |= _seen_and_unseen(part, prediction, records.identity[records.rows_of("train")], seed)
-    test["age_bands"] = age_bands(prediction, part.age)
+    test["groups"] = group_errors(prediction[None], part)
     bounds = bounds_of(intervals, predicted, _COVERAGE)
     test["intervals"] = coverage_report(bounds, part.age, _COVERAGE)
     same = coverage_report(bounds_of(constant, predicted, _COVERAGE), part.age, _COVERAGE)

@@ -14,6 +14,7 @@ from jaxage.utils.text import quoted
 
 TABLE, MANIFEST, QUARANTINE = "faces.csv", "manifest.json", "quarantine.csv"
 COLUMNS = ("path", "age", "identity", "split", "gender", "face_score", "sha256")
+"""The columns of the table; the names of `Records.labels` follow."""
 
 
 class Prepared(NamedTuple):
@@ -50,10 +51,12 @@ def open_prepared(folder: Path) -> Prepared:
     text = table.read_bytes()
     if hashlib.sha256(text).hexdigest() != manifest.get("table_sha256"):
         raise DataError(f"{table} has been changed since it was prepared: prepare it again")
-    _, *lines = csv.reader(io.StringIO(text.decode(), newline=""))
-    columns = dict(zip(COLUMNS, zip(*lines, strict=True), strict=True))
+    header, *lines = csv.reader(io.StringIO(text.decode(), newline=""))
+    columns = dict(zip(header, zip(*lines, strict=True), strict=True))
     ages = [float(age) for age in columns["age"]]
-    records = make_records(columns["path"], ages, columns["identity"], columns["split"], columns["gender"])
+    texts = (columns[name] for name in ("identity", "split", "gender"))
+    labels = {name: column for name, column in columns.items() if name not in COLUMNS}
+    records = make_records(columns["path"], ages, *texts, labels)
     sources = open_dataset(folder)
     places: dict[str, tuple[Any, int]] = {}
     for split in SPLITS:

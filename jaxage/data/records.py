@@ -1,7 +1,7 @@
 """One table of faces: where each image is, how old the person is, who it is, and which split it belongs to."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -36,6 +36,7 @@ class Records:
     identity: (n,) str, the same for all images of one person (or of one group of near-duplicates); "" if unknown.
     split: (n,) str, one of `SPLITS`; "" while undecided.
     gender: (n,) str, "female" or "male"; "" if unknown.
+    labels: Further columns of str by name, such as "ethnicity", whose groups reports tell apart; "" if unknown.
 
     Raises ValueError for columns of unequal length.
     """
@@ -45,9 +46,10 @@ class Records:
     identity: Texts
     split: Texts
     gender: Texts
+    labels: Mapping[str, Texts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        lengths = {name: len(column) for name, column in vars(self).items()}
+        lengths = {name: len(column) for name, column in {**self._columns(), **self.labels}.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"columns of unequal length: {lengths}")
 
@@ -56,7 +58,11 @@ class Records:
 
     def take(self, rows: Rows | Mask | Sequence[int]) -> "Records":
         """The table of these rows (indices or a mask), in their order."""
-        return Records(*(column[rows] for column in vars(self).values()))
+        labels = {name: column[rows] for name, column in self.labels.items()}
+        return Records(*(column[rows] for column in self._columns().values()), labels)
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        return {name: column for name, column in vars(self).items() if name != "labels"}
 
     def rows_of(self, split: Split) -> Rows:
         """Indices (int64) of the rows of one split, ascending."""
@@ -70,8 +76,8 @@ class Records:
 _UNKNOWN = {"", "nan", "none", "null", "n/a", "na", "<na>", "unknown", "-1", "?"}
 
 
-def known_identity(text: str) -> str:
-    """The identity without the blanks around it; "" for words that say that nobody knows it, such as nan and none."""
+def known(text: str) -> str:
+    """The text without the blanks around it; "" for words that say that nobody knows it, such as nan and none."""
     name = text.strip()
     return "" if name.lower() in _UNKNOWN else name
 
@@ -82,11 +88,13 @@ def make_records(
     identity: Sequence[str] | None = None,
     split: Sequence[str] | None = None,
     gender: Sequence[str] | None = None,
+    labels: Mapping[str, Sequence[str]] | None = None,
 ) -> Records:
-    """Records from plain sequences of equal length (see `Records` and `known_identity`); absent columns become ""."""
-    identity = None if identity is None else list(map(known_identity, identity))
+    """Records from plain sequences of equal length (see `Records` and `known`); absent columns become ""."""
+    identity = None if identity is None else list(map(known, identity))
+    further = {name: np.asarray(list(map(known, column)), str) for name, column in (labels or {}).items()}
     texts = (np.asarray([""] * len(path) if column is None else column, str) for column in (identity, split, gender))
-    return Records(np.asarray(path, str), np.asarray(age, np.float32), *texts)
+    return Records(np.asarray(path, str), np.asarray(age, np.float32), *texts, further)
 
 
 def spread(rows: Rows, count: int) -> Int[np.ndarray, " some"]:

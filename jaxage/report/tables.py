@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jaxage.data.records import Failure, Records
 from jaxage.metrics import METRICS, Metric, headlines
+from jaxage.report.groups import with_interval, worst_groups, worst_line
 from jaxage.types import Json, Years
 from jaxage.utils.files import write_csv
 
@@ -15,11 +16,12 @@ Trained by jaxage on {data}. Trained layers: {trainable}. Initial weights: {weig
 
 Results on its own test split ({n} images): {scores}. {leakage}
 
-| true age | images | MAE | bias | in the interval | its width |
+| | images | MAE | bias | in the interval | its width |
 |---|---:|---:|---:|---:|---:|
-{bands}
+{groups}
 
-MAE, bias and width are in years. Bias is predicted minus true age.
+MAE, bias and width are in years, brackets are 95 % intervals. Bias is predicted minus true age. Largest errors by
+{worst}.
 
 An age comes with an interval that holds the true age with a given probability: {intervals}. It is fitted to the errors
 on validation images (split conformal, by predicted age). The probability holds for images drawn like those, on average,
@@ -64,8 +66,10 @@ def results_table(report: Json) -> str:
     table = scores_table(rows)
     timing = report["timing"]
     best = f"best epoch {report['best_epoch']}; " if report["solver"] == "adamw" else ""
+    worst = worst_groups(report["test"]["groups"])
+    largest = f"test: largest errors by {worst_line(worst)}\n" if worst else ""
     return (
-        f"\n{table}\n\ntest: {intervals_line(report['test']['intervals'])}\n{best}{timing['total_s']:.0f} s in total, "
+        f"\n{table}\n\ntest: {intervals_line(report['test']['intervals'])}\n{largest}{best}{timing['total_s']:.0f} s in total, "
         f"of which {timing['compile_s']:.0f} s compiling; {timing['train_images_per_s']:.0f} training images/s"
     )
 
@@ -87,11 +91,13 @@ def model_card(report: Json) -> str:
         report: What `report.json` of the run holds.
     """
     test = report["test"]
-    held = {band["first"]: band for band in test["intervals"]["by_age"]}
-    bands = "\n".join(
-        f"| {band['first']}-{band['last']} | {band['n']} | {_years(band['mae'])} | {_years(band['bias'], '+')} "
-        f"| {_percent(held.get(band['first']))} | {_years(held.get(band['first'], {}).get('width'))} |"
-        for band in test["age_bands"]
+    held = {f"{band['first']}-{band['last']}": band for band in test["intervals"]["by_age"]}
+    groups = "\n".join(
+        f"| {by} {group['name']} | {group['n']} | {with_interval(group['mae'], group['mae_ci95'])} "
+        f"| {with_interval(group['bias'], group['bias_ci95'], '+')} "
+        + ("| | |" if by != "age" else f"| {_percent(held.get(group['name']))} | {_width(held.get(group['name']))} |")
+        for by, errors in test["groups"].items()
+        for group in errors
     )
     return _CARD.format(
         arch=report["arch"],
@@ -101,7 +107,8 @@ def model_card(report: Json) -> str:
         n=test["n"],
         scores=", ".join(metric.sentence(test[name]) for name, metric in headlines().items()),
         leakage=_leakage(report),
-        bands=bands,
+        groups=groups,
+        worst=worst_line(worst_groups(test["groups"])) or "none of the groups: too few images",
         intervals=intervals_line(test["intervals"]).removeprefix("intervals for "),
     )
 
@@ -136,5 +143,5 @@ def _percent(band: Json | None) -> str:
     return "-" if band is None else f"{band['covered']:.0%}"
 
 
-def _years(value: float | None, sign: str = "") -> str:
-    return "-" if value is None else f"{value:{sign}.1f}"
+def _width(band: Json | None) -> str:
+    return "-" if band is None or band["width"] is None else f"{band['width']:.1f}"

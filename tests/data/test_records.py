@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxage.data.records import known_identity, make_records, spread
+from jaxage.data.records import known, make_records, spread
 
 
 def test_rows_are_spread_over_all() -> None:
@@ -12,6 +12,6 @@ def test_rows_are_spread_over_all() -> None:
 
 @pytest.mark.parametrize("word", ["", " ", "nan", "NaN", "None", "NULL", "n/a", "NA", "<NA>", "Unknown", " -1 ", "?"])
 def test_words_that_say_unknown_are_no_person(word: str) -> None:
-    assert known_identity(word) == ""
+    assert known(word) == ""
     records = make_records(["a", "b"], [1.0, 2.0], [word, " Nana "])
     assert records.identity.tolist() == ["", "Nana"]

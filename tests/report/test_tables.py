@@ -8,11 +8,13 @@ import pytest
 from jaxtyping import Array
 
 from jaxage.data.records import Failure, make_records
-from jaxage.metrics import METRICS, Metric, age_bands, summary
+from jaxage.metrics import METRICS, Metric, summary
+from jaxage.report.groups import group_errors
 from jaxage.report.tables import model_card, results_table, scores_table, write_failures, write_predictions
 
 AGE = np.float32([1, 20, 30, 40, 50, 70])
 GUESS = np.float32([3, 22.5, 29, 44, 41, 60])
+PEOPLE = make_records(list("abcdef"), AGE.tolist(), gender=["female", "male"] * 3)
 
 
 INTERVALS = {
@@ -34,7 +36,7 @@ def report() -> dict[str, Any]:
         "weights": {"tag": "resnet18.test", "sha256": "0"},
         "data": {"name": "faces", "leakage": LEAKAGE},
         "validation": scores,
-        "test": scores | {"age_bands": age_bands(GUESS, AGE), "seen": None, "unseen": scores, "intervals": INTERVALS},
+        "test": scores | {"groups": group_errors(GUESS[None], PEOPLE), "seen": None, "unseen": scores, "intervals": INTERVALS},
         "solver": "adamw",
         "best_epoch": 3,
         "timing": {"total_s": 12.4, "compile_s": 3.6, "train_images_per_s": 99.6},
@@ -83,7 +85,7 @@ def test_a_metric_of_ones_own_is_in_the_summary_the_table_and_the_card(monkeypat
     head, row = scores_table({"test": scores}).splitlines()
     assert head.endswith("WORST")
     assert row.endswith(f"10.0 [{scores['worst_ci95'][0]:.1f}, 10.0]")
-    test = scores | {"age_bands": [], "seen": None, "unseen": None, "intervals": INTERVALS}
+    test = scores | {"groups": {}, "seen": None, "unseen": None, "intervals": INTERVALS}
     facts = {"arch": "a", "trainable": "fc", "weights": {"tag": "t"}}
     card = model_card(facts | {"data": {"name": "f", "leakage": LEAKAGE}, "test": test})
     assert "WORST 10.0 years" in card
@@ -93,8 +95,9 @@ def test_the_card_says_what_it_is_for_whom_it_fails_and_what_it_is_not_for(repor
     card = model_card(report)
     for words in ("resnet18", "fc,layer4", "resnet18.test", "Not for age verification", "non-commercial"):
         assert words in card
-    for band in report["test"]["age_bands"]:
-        assert f"| {band['first']}-{band['last']} | {band['n']} |" in card
+    for by, groups in report["test"]["groups"].items():
+        for group in groups:
+            assert f"| {by} {group['name']} | {group['n']} |" in card
 
 
 def test_predictions_keep_awkward_names(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import tyro
 from jaxage.commands.arguments.shared import RunFolder
 from jaxage.commands.evaluate import EvaluateOptions
 from jaxage.commands.evaluate import evaluate as score
+from jaxage.report.groups import worst_groups, worst_line
 from jaxage.report.tables import intervals_line, scores_table
 from jaxage.types import UserError
 from jaxage.utils import cluster
@@ -33,6 +34,8 @@ def evaluate(
         return
     print(scores_table({scores["split"]: scores}))
     print(intervals_line(scores["intervals"]))
+    if worst := worst_groups(scores["groups"]):
+        print(f"largest errors by {worst_line(worst)}")
     if scores["failed"]:
         print(f"{scores['failed']} images could not be used and are not among them")
     if out is not None:

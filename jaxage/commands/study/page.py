@@ -24,6 +24,7 @@ from jaxage.data.dataset import Dataset
 from jaxage.data.records import SPLITS
 from jaxage.metrics import AGE_BANDS, METRICS, Metric, headlines
 from jaxage.report.contact_sheet import contact_sheet
+from jaxage.report.groups import GroupError, with_interval, worst_line
 from jaxage.report.plots import age_histograms, scatter
 from jaxage.utils.files import write_csv, write_json, write_text
 
@@ -75,7 +76,8 @@ def write_study(
         lstrip_blocks=True,
     )
     environment.filters |= {"interval": _interval, "spread": _spread, "change": _change, "verdict": _verdict}
-    environment.filters |= {"years": _years, "percent": _percent}
+    environment.filters |= {"years": _years, "percent": _percent, "with_interval": with_interval}
+    environment.filters |= {"worst": worst_line, "groups": _groups}
     values = {"study": summary, "pictures": pictures, "metrics": METRICS, "headlines": headlines(), "splits": SPLITS}
     values["bands"] = [f"{first}-{last}" for first, last in AGE_BANDS]
     for name in ("study.md", "study.html"):
@@ -137,7 +139,7 @@ def _curves(folder: Path, protocol: str, runs: Mapping[str, list[Result]]) -> Pi
 
 def _bands(folder: Path, protocol: str, models: Sequence[ModelSummary]) -> Picture:
     path = folder / f"bands-{protocol}.png"
-    band_lines(path, {model["name"]: model["age_bands"] for model in models})
+    band_lines(path, {model["name"]: model["groups"]["age"] for model in models})
     caption = f"Errors by true age, protocol {protocol}. Bias is predicted minus true age."
     return Picture(path, caption, f"{caption} The table below has the numbers.")
 
@@ -232,6 +234,12 @@ def _csv(summary: StudySummary) -> tuple[tuple[str, ...], list[tuple[str, ...]]]
             cells += ["" if value is None else f"{value:.6g}" for value in values]
         lines.append(tuple(cells))
     return ("protocol", "arch", "trainable", "seeds", "trainable_parameters", "seconds", *_INTERVALS, *scores), lines
+
+
+def _groups(model: ModelSummary) -> list[tuple[str, GroupError]]:
+    """The errors of all groups with their titles: both ends and the middle first."""
+    named = [(part["name"], part) for part in model["ends"]]
+    return named + [(f"{by} {part['name']}", part) for by, parts in model["groups"].items() for part in parts]
 
 
 def _interval(score: Score | Difference, metric: Metric, sign: str = "") -> str:

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from jaxage.commands.study.intervals import IntervalSummary
-from jaxage.commands.study.summary import CalibrationPoint, Difference, GroupError
+from jaxage.commands.study.summary import CalibrationPoint, Difference
 from jaxage.metrics import Metric, headlines
+from jaxage.report.groups import GroupError
 from jaxage.report.style import BLUE, GRAY, LINE_COLORS, ORANGE, STYLE, log_tick_labels, save_picture
 from jaxage.types import Json
 

@@ -17,12 +17,12 @@ from jaxage.commands.study.intervals import IntervalSummary, summarize_intervals
 from jaxage.commands.study.recipes import DESCRIPTIONS, ModelSpec, Protocol
 from jaxage.data.dataset import Dataset, describe_data
 from jaxage.data.records import Records
-from jaxage.metrics import AGE_BANDS, METRICS, bootstrap, clusters, interval
+from jaxage.metrics import METRICS, bootstrap, clusters, interval
+from jaxage.report.groups import GroupError, GroupErrors, WorstGroup, errors_of, group_errors, worst_groups
 from jaxage.training.history import HISTORY
 from jaxage.training.run_folder import RunError, environment
 from jaxage.types import Json, Mask, Years
 
-_ENDS = (("under 18", 0, 17), ("over 70", 71, 200))
 _CALIBRATION_BINS = 10
 
 Resampled = Float[np.ndarray, "resamples metrics"]
@@ -56,15 +56,6 @@ class Difference(TypedDict):
     ci95: list[float] | None
 
 
-class GroupError(TypedDict):
-    """Errors of one group of test faces, in years. None if the group is empty."""
-
-    name: str
-    n: int
-    mae: float | None
-    bias: float | None
-
-
 class CalibrationPoint(TypedDict):
     """Mean predicted and mean true age of a tenth of the test faces."""
 
@@ -86,9 +77,9 @@ class ModelSummary(TypedDict):
     weights: str
     settings: str
     seconds: float
-    age_bands: list[GroupError]
     ends: list[GroupError]
-    gender: list[GroupError]
+    groups: GroupErrors
+    worst: list[WorstGroup]
     calibration: list[CalibrationPoint]
     intervals: IntervalSummary | None
 
@@ -232,18 +223,8 @@ def _model(runs: list[Result], test: Records, resampled: Resampled) -> ModelSumm
         metric: _score([run.report["test"].get(metric) for run in runs], resampled[:, column], several_people)
         for column, metric in enumerate(METRICS)
     }
-    bias = np.mean([run.prediction - test.age for run in runs], axis=0)
-    error = np.mean([np.abs(run.prediction - test.age) for run in runs], axis=0)
-
-    def group(name: str, rows: Mask) -> GroupError:
-        if not rows.any():
-            return {"name": name, "n": 0, "mae": None, "bias": None}
-        return {"name": name, "n": int(rows.sum()), "mae": float(error[rows].mean()), "bias": float(bias[rows].mean())}
-
-    def between(name: str, first: int, last: int) -> GroupError:
-        return group(name, (test.age >= first) & (test.age < last + 1))
-
-    genders = {gender: test.gender == gender for gender in ("female", "male")}
+    predictions = np.stack([run.prediction for run in runs])
+    groups = group_errors(predictions, test)
     return {
         "protocol": first.protocol,
         "name": first.model.name,
@@ -256,12 +237,16 @@ def _model(runs: list[Result], test: Records, resampled: Resampled) -> ModelSumm
         "weights": first.report["weights"]["tag"],
         "settings": first.report["settings"],
         "seconds": float(np.mean([run.report["timing"]["total_s"] for run in runs])),
-        "age_bands": [between(f"{low}-{high}", low, high) for low, high in AGE_BANDS],
-        "ends": [between(*end) for end in _ENDS],
-        "gender": [group(name, rows) for name, rows in genders.items() if rows.any()],
+        "ends": errors_of(predictions, test, _ends(test.age)),
+        "groups": groups,
+        "worst": worst_groups(groups),
         "calibration": _calibration(runs, test.age),
         "intervals": summarize_intervals([run.report["test"] for run in runs]),
     }
+
+
+def _ends(age: Years) -> dict[str, Mask]:
+    return {"under 18": age < 18, "18-70": (age >= 18) & (age < 71), "over 70": age >= 71}
 
 
 def _score(seeds: list[float | None], resampled: Float[np.ndarray, " resamples"], several_people: bool) -> Score:

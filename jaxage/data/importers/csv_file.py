@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,13 +17,15 @@ import numpy as np
 from jaxage.data.files import image_root, open_files, path_fault
 from jaxage.data.importers.csv_table import read_table
 from jaxage.data.importers.importer import FilterStep, ImportedFaces, Importer
-from jaxage.data.records import DataError, Records, listed, make_records
+from jaxage.data.prepared import COLUMNS
+from jaxage.data.records import DataError, Records, known, listed, make_records
 from jaxage.utils.text import parse_number, quoted
 
 _COLUMNS = "path,age[,identity][,split][,gender]"
 _PLAIN = re.compile(r"(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f:]+(?:/(?!\.{1,2}(?:/|$))[^/\\\x00-\x1f:]+)*")
 """A path without anything that `path_fault` or `PurePosixPath` looks for."""
 
+_MOST_GROUPS = 20
 _GENDERS = {"female": "female", "f": "female", "male": "male", "m": "male"}
 SPLIT_NAMES = {
     "": "",
@@ -41,8 +43,8 @@ SPLIT_NAMES = {
 def read_csv(path: Path) -> Records:
     """Read a CSV with the columns `path`, `age` and, optionally, `identity` (or `group`), `split` and `gender`.
 
-    See `read_table` for its form. Other columns are ignored, and so are the case of column names and blanks around
-    cells. `path` is relative to the images' root, with / between folders; `./` and double slashes are removed. `age`
+    Further columns with 2 to 20 different values, such as ethnicity, become `Records.labels`; others are ignored, and
+    so are the case of column names and blanks around cells. See `read_table` for the form of the file. `path` is relative to the images' root, with / between folders; `./` and double slashes are removed. `age`
     lies in 0-100, in digits with a point. `split` is train (training), validation (val, valid, dev) or test (testing),
     for all rows or for none. `gender` is female or male (f, m); anything else counts as unknown.
 
@@ -60,6 +62,9 @@ def read_csv(path: Path) -> Records:
     parsers |= {identity: sys.intern} if identity else {}
     parsers |= {"split": _split} if "split" in names else {}
     parsers |= {"gender": _gender} if "gender" in names else {}
+    labels = [name for name in names if name and name not in COLUMNS and name not in parsers and names.count(name) == 1]
+    values: dict[str, set[str]] = {name: set() for name in labels}
+    parsers |= {name: partial(_label, values[name]) for name in labels}
     columns: dict[str, list[Any]] = {name: [] for name in parsers}
     lines, faults = array("q"), list[str]()
     readers = [(names.index(name), parse, columns[name].append, name) for name, parse in parsers.items()]
@@ -84,7 +89,8 @@ def read_csv(path: Path) -> Records:
         raise DataError(f"{quoted(path)} has a header but no rows: add a line for each image")
     paths = np.asarray(columns.pop("path"), str)  # the list of them is freed first: it is the largest
     who = columns[identity] if identity else None
-    return make_records(paths, columns["age"], who, columns.get("split"), columns.get("gender"))
+    kept = {name: columns[name] for name in labels if 2 <= len(values[name] - {""}) <= _MOST_GROUPS}
+    return make_records(paths, columns["age"], who, columns.get("split"), columns.get("gender"), kept)
 
 
 def _check_header(path: Path, names: list[str]) -> None:
@@ -129,6 +135,15 @@ def _gender(text: str) -> str:
     return _GENDERS.get(text.lower(), "")
 
 
+def _label(seen: set[str], text: str) -> str:
+    """A cell of a column that may tell groups apart, until it has too many values for that."""
+    if len(seen) > _MOST_GROUPS:
+        return ""
+    text = sys.intern(known(text))
+    seen.add(text)
+    return text
+
+
 def _repeated(lines: Sequence[int], paths: list[str | None]) -> list[str]:
     if len(set(paths)) == len(paths):
         return []
@@ -158,7 +173,7 @@ class CsvOptions:
     """Faces of your own, listed in a CSV file."""
 
     file: Path
-    """Columns path, age and, if you have them, identity, split and gender; images in its folder, or in a .tar,
+    """Columns path, age and, if you have them, identity, split, gender, and others that tell groups apart; images in its folder, or in a .tar,
     .tar.gz or .zip of the same name beside it."""
 
 

@@ -26,6 +26,7 @@ class Label(NamedTuple):
     identity: str = ""
     gender: str = ""
     split: Split | str = ""
+    ethnicity: str = ""
 
 
 ParseLabel = Callable[[str], Label | None]
@@ -133,10 +134,12 @@ def label_records(labels: dict[str, Label], where: str) -> Records:
             f"{where} has folders for {' and '.join(found)}, but not every image lies in one of "
             f"{', '.join(SPLITS)}, or one of these is missing: make all three, or none"
         )
+    ethnicities = [label.ethnicity for label in labels.values()]
     return make_records(
         list(labels),
         [label.age for label in labels.values()],
         [label.identity for label in labels.values()],
         splits,
         [label.gender for label in labels.values()],
+        {"ethnicity": ethnicities} if any(ethnicities) else None,
     )

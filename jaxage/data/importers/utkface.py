@@ -9,14 +9,18 @@ import re
 
 from jaxage.data.importers.labels import Label, label_importer
 
-_NAME = re.compile(r"(?:.*/)?(\d{1,3})_(?:(\d?)_\d?_|\d_)?\d{12,}\D.*", re.ASCII)
+_NAME = re.compile(r"(?:.*/)?(\d{1,3})_(?:(\d?)_(\d?)_|\d_)?\d{12,}\D.*", re.ASCII)
 _GENDERS = {"0": "male", "1": "female"}
+_ETHNICITIES = {"0": "White", "1": "Black", "2": "Asian", "3": "Indian", "4": "other"}
 
 
 def parse_utkface(path: str) -> Label | None:
-    """The label of `30_1_2_20170116174525125.jpg.chip.jpg`: 30 years, female."""
+    """The label of `30_1_2_20170116174525125.jpg.chip.jpg`: 30 years, female, Asian."""
     name = _NAME.fullmatch(path)
-    return Label(float(name[1]), gender=_GENDERS.get(name[2] or "", "")) if name else None
+    if name is None:
+        return None
+    gender, ethnicity = _GENDERS.get(name[2] or "", ""), _ETHNICITIES.get(name[3] or "", "")
+    return Label(float(name[1]), gender=gender, ethnicity=ethnicity)
 
 
 UTKFACE = label_importer(

@@ -149,7 +149,7 @@ def _pack(faces: CheckedFaces, importer: Importer[Source], invalid: list[Invalid
 
     folder = write_dataset(importer, faces, work / "tfds")
     _write_quarantine(folder, invalid)
-    write_csv(folder / TABLE, COLUMNS, table_rows(faces))
+    write_csv(folder / TABLE, (*COLUMNS, *faces.records.labels), table_rows(faces))
     table_sha256 = hashlib.sha256((folder / TABLE).read_bytes()).hexdigest()
     write_json(folder / MANIFEST, faces.about | {"table_sha256": table_sha256})
     return folder

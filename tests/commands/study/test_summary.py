@@ -100,13 +100,13 @@ def test_errors_by_age_gender_and_prediction() -> None:
     (model,) = summary([run], best=table())["models"]
     test = table().take(table().rows_of("test"))
     error = run.prediction - test.age
-    young, old = model["ends"]
+    young, _, old = model["ends"]
     for part, rows in ((young, test.age < 18), (old, test.age >= 71)):
         assert part["n"] == rows.sum() > 0
         assert part["mae"] == pytest.approx(np.abs(error[rows]).mean(), rel=1e-5)
         assert part["bias"] == pytest.approx(error[rows].mean(), rel=1e-4, abs=1e-4)
-    assert [part["name"] for part in model["gender"]] == ["female", "male"]
-    assert sum(part["n"] for part in model["age_bands"]) == len(test)
+    assert [part["name"] for part in model["groups"]["gender"]] == ["female", "male"]
+    assert sum(part["n"] for part in model["groups"]["age"]) == len(test)
     predicted = [part["predicted"] for part in model["calibration"]]
     assert predicted == sorted(predicted)
     assert len(predicted) == 10
