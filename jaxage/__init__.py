@@ -28,6 +28,7 @@ _HOME = {
     "TrainConfig": "config",
     "UserError": "types",
     "age_map": "commands.explain",
+    "calibrate": "commands.calibrate",
     "create_model": "models.registry",
     "cumulative_score": "metrics",
     "evaluate": "commands.evaluate",

@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": "Find the faces of photos, and print the age of each in years.",
     "explain": "Show where a model looks: for each face, what makes it say older or younger.",
     "frame": "Measure where faces sit in a model's training crops, so that photos are cropped to match.",
+    "calibrate": "Fit a model's ages and intervals to a few faces of your own, without training.",
     "serve": "Open a page that takes photos and shows ages, intervals, and where the network looks.",
     "export": "Write a model for another runtime, and compare its ages with JAX's.",
     "push": "Upload the model of a run to the Hugging Face Hub, with a card; other commands take it as hf://OWNER/NAME.",

@@ -97,8 +97,8 @@ class TrainConfig:
     they are frozen. The other groups learn from the first step."""
 
     balance: float = 0.0
-    """Weight rare ages more: multiply each image's loss by density(age) ** -balance, where the density is the smoothed
-    histogram of training ages. 0: no reweighting; 1: every age has the same total weight."""
+    """Let rare ages count more: predict as if training ages had the density ** (1 - balance) of their smoothed
+    histogram. 0 changes nothing; 1 lets all ages count alike. The run's balance.png shows what each value costs."""
 
     flip: bool = True
     """Predict the mean of an image's age and its mirror's."""

@@ -115,24 +115,40 @@ def make_objective(name: LossName, mean: float, std: float) -> Objective:
     return Objective(name, entry.outputs, loss, predict, unclipped, probabilities)
 
 
-def reweight_by_age(objective: Objective, ages: Years, power: float) -> Objective:
-    """Give rare ages more weight: multiply the loss of each row by density(age) ** -power.
+def age_density(ages: Years) -> Float[np.ndarray, " bins"]:
+    """The share of each whole year from 0 to 100 among training ages, smoothed by a Gaussian (sigma 2 years).
 
-    The density is the histogram of the training ages in whole years, smoothed by a Gaussian (sigma 2 years). This is
-    label distribution smoothing (Yang et al., ICML 2021).
-
-    Args:
-        objective: The objective to change. Only its loss changes.
-        ages: The training ages in years.
-        power: 0 changes nothing; 1 gives all ages the same total weight.
-
-    Returns:
-        The new objective. The factors have mean 1 over the training ages.
+    Years that the smoothing hardly reaches have the share of the rarest training age.
     """
     years = np.arange(_BINS)
     counts = np.bincount(_whole_years(ages), minlength=_BINS)
     smooth = np.exp(-((years[:, None] - years) ** 2) / (2 * _SIGMA**2)) @ counts
-    scale = np.maximum(smooth, smooth[counts > 0].min()) ** -power
+    smooth = np.maximum(smooth, smooth[counts > 0].min())
+    return smooth / smooth.sum()
+
+
+def balance_ages(objective: Objective, ages: Years, power: float) -> Objective:
+    """Let rare ages count more.
+
+    A loss that learns a distribution gets logits + power * log(density(age)), so that the logits themselves, and the
+    ages that they predict, are those of training ages of density ** (1 - power) (logit adjustment, Menon et al., ICLR
+    2021). Any other loss is multiplied by density(age) ** -power for each row (label distribution smoothing, Yang et
+    al., ICML 2021).
+
+    Args:
+        objective: The objective to change. Only its loss changes.
+        ages: The training ages in years.
+        power: 0 changes nothing; 1 lets all ages count alike.
+
+    Returns:
+        The new objective.
+    """
+    density = age_density(ages)
+    if LOSSES[objective.name].to_probabilities is not None and objective.outputs == _BINS:
+        shift = jnp.asarray(power * np.log(density), jnp.float32)[None]
+        return objective._replace(loss=lambda logits, age, weight: objective.loss(logits + shift, age, weight))
+    counts = np.bincount(_whole_years(ages), minlength=_BINS)
+    scale = density**-power
     table = jnp.asarray(scale * counts.sum() / (counts * scale).sum(), jnp.float32)
 
     def loss(logits: Logits, age: Ages, weight: RowWeights) -> Scalar:
@@ -141,6 +157,40 @@ def reweight_by_age(objective: Objective, ages: Years, power: float) -> Objectiv
         return objective.loss(logits, age, scaled) * scaled.sum() / weight.sum()
 
     return objective._replace(loss=loss)
+
+
+def calibrate_ages(objective: Objective, scale: float, offset: float) -> Objective:
+    """Predict `scale * age + offset` in place of each age.
+
+    Of a distribution the probability of each year moves to the two whole years around its new place, in shares that
+    keep the mean; what would leave the years that there are stays at the first or the last one.
+
+    Args:
+        objective: The objective to change. Its loss stays.
+        scale: Above 0.
+        offset: In years.
+    """
+
+    def probabilities(logits: Logits) -> Probabilities:
+        known = objective.probabilities(logits)
+        return known @ moved_years(known.shape[1], scale, offset)
+
+    def unclipped(logits: Logits) -> Ages:
+        if LOSSES[objective.name].to_probabilities is None:
+            return scale * objective.unclipped(logits) + offset
+        moved = probabilities(logits)
+        return (moved * jnp.arange(moved.shape[1], dtype=jnp.float32)[None]).sum(1)
+
+    return objective._replace(
+        probabilities=probabilities, unclipped=unclipped, predict=lambda logits: jnp.maximum(unclipped(logits), 0)
+    )
+
+
+def moved_years(years: int, scale: float, offset: float) -> Float[Array, "years years"]:
+    """Row `i` says which whole years the probability of year `i` goes to."""
+    old = jnp.arange(years, dtype=jnp.float32)
+    places = jnp.clip(scale * old + offset, 0, max(years - 1, 0))
+    return jnp.maximum(1 - jnp.abs(places[:, None] - old[None]), 0)
 
 
 def _regression(title: str, error: Callable[[Array, Array], Array]) -> Loss:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 from scipy import ndimage, special, stats
 
-from jaxage.losses import LOSSES, Loss, Objective, make_objective, reweight_by_age
+from jaxage.losses import LOSSES, Loss, Objective, age_density, balance_ages, make_objective
 from jaxage.types import LossName, Params, UserError
 from tests.tiny import tiny_model
 
@@ -243,15 +243,28 @@ def test_rare_ages_count_more(power: float) -> None:
     rows = jnp.asarray(np.resize([1.0, 0.0, 1.0], 15), jnp.float32)
     scaled = rows * jnp.asarray(weight[some], jnp.float32)
     expected = objective.loss(logits, jnp.asarray(ages[some]), scaled) * scaled.sum() / rows.sum()
-    given = reweight_by_age(objective, ages, power)
+    given = balance_ages(objective, ages, power)
     assert given.loss(logits, jnp.asarray(ages[some]), rows) == pytest.approx(float(expected), rel=1e-4)
     assert given.predict is objective.predict
     if power:
         assert weight[-1] > 2 * weight[0]
 
 
+def test_the_logits_of_a_balanced_distribution_are_those_of_balanced_training_ages() -> None:
+    """A head without inputs learns the distribution of the training ages; balanced, all of them are alike."""
+    ages = np.repeat([20.0, 60.0], [90, 10]).astype(np.float32)
+    plain = make_objective("dldl", MEAN, STD)
+    objective = balance_ages(plain, ages, 1.0)
+    logits = jnp.zeros((1, 101)).at[0, 20].set(20.0).at[0, 60].set(20.0)
+    shifted = logits + jnp.log(jnp.asarray(age_density(ages), jnp.float32))[None]
+    age, weight = jnp.asarray([20.0]), jnp.ones(1)
+    assert objective.loss(logits, age, weight) == pytest.approx(float(plain.loss(shifted, age, weight)), rel=1e-6)
+    assert plain.predict(shifted)[0] == pytest.approx(0.9 * 20 + 0.1 * 60, abs=1.5)
+    assert objective.predict(logits)[0] == plain.predict(logits)[0]
+
+
 def test_ages_that_training_has_none_of_have_a_finite_weight() -> None:
-    objective = reweight_by_age(make_objective("l1", MEAN, STD), np.full(10, 30, np.float32), 1.0)
+    objective = balance_ages(make_objective("l1", MEAN, STD), np.full(10, 30, np.float32), 1.0)
     assert np.isfinite(objective.loss(jnp.zeros((1, 1)), jnp.asarray([99.0]), jnp.ones(1)))
     padded = objective.loss(jnp.zeros((2, 1)), jnp.asarray([30.0, jnp.nan]), jnp.asarray([1.0, 0.0]))
     assert np.isfinite(padded)

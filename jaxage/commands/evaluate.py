@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -67,6 +68,35 @@ def evaluate(run: RunPath, options: EvaluateOptions = _DEFAULTS, log: Log = prin
     """
     log = cluster.quiet(log)
     variables, model_config = load_model(run)
+    config, dataset, split, rows = load_scored(run, options, model_config, log)
+    part = dataset.records.take(rows)
+    predicted = predict_images(variables, model_config, dataset, rows, config)
+    scored = summary(predicted.age, part.age, part.identity, config.seed)
+    about = {"data": dataset.name, "split": split or "all", "failed": len(dataset.failures)}
+    intervals = None
+    if model_config.intervals is not None:
+        bounds = bounds_of(model_config.intervals, predicted, options.coverage)
+        intervals = coverage_report(bounds, part.age, options.coverage)
+    return about | scored | {"groups": group_errors(predicted.age[None], part), "intervals": intervals}
+
+
+class Scored(NamedTuple):
+    """What a model is scored on.
+
+    config: The settings of its run.
+    dataset: The images.
+    split: The split of them; None for all.
+    rows: Their rows.
+    """
+
+    config: TrainConfig
+    dataset: Dataset
+    split: Split | None
+    rows: Rows
+
+
+def load_scored(run: RunPath, options: EvaluateOptions, model_config: ModelConfig, log: Log) -> Scored:
+    """Load the images that the options ask for. Raises UserError for options or data that cannot be used."""
     config = _run_config(run, options.data)
     max_bad = config.max_bad if options.max_bad is None else options.max_bad
     if not 0 <= max_bad < 1:
@@ -81,15 +111,7 @@ def evaluate(run: RunPath, options: EvaluateOptions = _DEFAULTS, log: Log = prin
     rows = np.arange(len(dataset.records)) if split is None else dataset.records.rows_of(split)
     if not len(rows):
         raise UserError(f"{dataset.name} has no image{f' in split {split}' if split else ''} to score")
-    part = dataset.records.take(rows)
-    predicted = predict_images(variables, model_config, dataset, rows, config)
-    scored = summary(predicted.age, part.age, part.identity, config.seed)
-    about = {"data": dataset.name, "split": split or "all", "failed": len(dataset.failures)}
-    intervals = None
-    if model_config.intervals is not None:
-        bounds = bounds_of(model_config.intervals, predicted, options.coverage)
-        intervals = coverage_report(bounds, part.age, options.coverage)
-    return about | scored | {"groups": group_errors(predicted.age[None], part), "intervals": intervals}
+    return Scored(config, dataset, split, rows)
 
 
 def _load(

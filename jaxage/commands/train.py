@@ -15,6 +15,7 @@ from jaxage.data.dataset import Dataset, describe_data
 from jaxage.data.load import load_data
 from jaxage.data.records import Records
 from jaxage.metrics import METRICS, summary
+from jaxage.report.balance import balance_plot, balance_trade
 from jaxage.report.contact_sheet import contact_sheet
 from jaxage.report.groups import group_errors
 from jaxage.report.intervals_plot import interval_plot
@@ -151,6 +152,10 @@ def _test(predictions: Mapping[Split, Predictions], dataset: Dataset, run: Run) 
     test = summary(prediction, part.age, part.identity, seed)
     test |= _seen_and_unseen(part, prediction, records.identity[records.rows_of("train")], seed)
     test["groups"] = group_errors(prediction[None], part)
+    train_age, balance = records.age[records.rows_of("train")], run.config.balance
+    if trade := balance_trade(predicted, part.age, train_age, balance):
+        test["balance"] = trade
+        balance_plot(run.folder / "balance.png", trade, balance)
     bounds = bounds_of(intervals, predicted, _COVERAGE)
     test["intervals"] = coverage_report(bounds, part.age, _COVERAGE)
     same = coverage_report(bounds_of(constant, predicted, _COVERAGE), part.age, _COVERAGE)

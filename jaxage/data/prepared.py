@@ -54,9 +54,8 @@ def open_prepared(folder: Path) -> Prepared:
     header, *lines = csv.reader(io.StringIO(text.decode(), newline=""))
     columns = dict(zip(header, zip(*lines, strict=True), strict=True))
     ages = [float(age) for age in columns["age"]]
-    texts = (columns[name] for name in ("identity", "split", "gender"))
     labels = {name: column for name, column in columns.items() if name not in COLUMNS}
-    records = make_records(columns["path"], ages, *texts, labels)
+    records = make_records(columns["path"], ages, columns["identity"], columns["split"], columns["gender"], labels)
     sources = open_dataset(folder)
     places: dict[str, tuple[Any, int]] = {}
     for split in SPLITS:

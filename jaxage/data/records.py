@@ -1,7 +1,7 @@
 """One table of faces: where each image is, how old the person is, who it is, and which split it belongs to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -59,7 +59,7 @@ class Records:
     def take(self, rows: Rows | Mask | Sequence[int]) -> "Records":
         """The table of these rows (indices or a mask), in their order."""
         labels = {name: column[rows] for name, column in self.labels.items()}
-        return Records(*(column[rows] for column in self._columns().values()), labels)
+        return replace(self, **{name: column[rows] for name, column in self._columns().items()}, labels=labels)
 
     def _columns(self) -> dict[str, np.ndarray]:
         return {name: column for name, column in vars(self).items() if name != "labels"}
@@ -93,8 +93,13 @@ def make_records(
     """Records from plain sequences of equal length (see `Records` and `known`); absent columns become ""."""
     identity = None if identity is None else list(map(known, identity))
     further = {name: np.asarray(list(map(known, column)), str) for name, column in (labels or {}).items()}
-    texts = (np.asarray([""] * len(path) if column is None else column, str) for column in (identity, split, gender))
-    return Records(np.asarray(path, str), np.asarray(age, np.float32), *texts, further)
+
+    def texts(column: Sequence[str] | Texts | None) -> Texts:
+        return np.asarray([""] * len(path) if column is None else column, str)
+
+    return Records(
+        np.asarray(path, str), np.asarray(age, np.float32), texts(identity), texts(split), texts(gender), further
+    )
 
 
 def spread(rows: Rows, count: int) -> Int[np.ndarray, " some"]:

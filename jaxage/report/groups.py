@@ -53,6 +53,11 @@ def age_masks(age: Years, bands: Sequence[tuple[int, int]] = AGE_BANDS) -> dict[
     return {f"{first}-{last}": (age >= first) & (age < last + 1) for first, last in bands}
 
 
+def end_masks(age: Years) -> dict[str, Mask]:
+    """The young, the middle and the old: what most face datasets have few of, many of, and few of."""
+    return {"under 18": age < 18, "18-70": (age >= 18) & (age < 71), "over 70": age >= 71}
+
+
 def group_masks(records: Records) -> dict[str, dict[str, Mask]]:
     """Which images are in each group, by what they are grouped by. An image whose group is unknown is in none."""
     masks = {"age": age_masks(records.age)}

@@ -64,13 +64,13 @@ def results_table(report: Json) -> str:
     sides = {name: report["test"][name] for name in ("seen", "unseen")}
     rows |= {f"test, {name}": side for name, side in sides.items() if all(sides.values())}
     table = scores_table(rows)
-    timing = report["timing"]
+    timing, rate = report["timing"], report["timing"]["train_images_per_s"]
     best = f"best epoch {report['best_epoch']}; " if report["solver"] == "adamw" else ""
     worst = worst_groups(report["test"]["groups"])
     largest = f"test: largest errors by {worst_line(worst)}\n" if worst else ""
     return (
-        f"\n{table}\n\ntest: {intervals_line(report['test']['intervals'])}\n{largest}{best}{timing['total_s']:.0f} s in total, "
-        f"of which {timing['compile_s']:.0f} s compiling; {timing['train_images_per_s']:.0f} training images/s"
+        f"\n{table}\n\ntest: {intervals_line(report['test']['intervals'])}\n{largest}{best}{timing['total_s']:.0f} s "
+        f"in total, of which {timing['compile_s']:.0f} s compiling; {rate:.0f} training images/s"
     )
 
 
@@ -111,6 +111,31 @@ def model_card(report: Json) -> str:
         worst=worst_line(worst_groups(test["groups"])) or "none of the groups: too few images",
         intervals=intervals_line(test["intervals"]).removeprefix("intervals for "),
     )
+
+
+def calibration_lines(report: Json) -> str:
+    """What a calibration is worth, for the screen and the card; from `jaxage.commands.calibrate.calibrate`."""
+    held_out, mae = report["held_out"], METRICS["mae"]
+    low, high = (mae.format(end, "+") for end in held_out["ci95"] or (None, None))
+    verdict = (
+        f"it helps, and ages become {report['scale']:.3f} x age {report['offset']:+.2f}"
+        if report["helped"]
+        else "no gain is shown, and ages stay as they are"
+    )
+    before = "" if report["before"] is None else f"; the model's own hold {report['before']['covered']:.1%}"
+    width = "unbounded" if held_out["width"] is None else f"{held_out['width']:.1f} years wide on average"
+    return (
+        f"{report['n']:,} faces of {report['data']}: {mae.sentence(held_out['before'])}, calibrated "
+        f"{mae.format(held_out['after'])} on people left out\n"
+        f"difference {mae.format(held_out['difference'], '+')} [{low}, {high}]: {verdict}\n"
+        f"new intervals for {report['coverage']:.0%} hold the age of {held_out['covered']:.1%} of people left out, "
+        f"{width}{before}"
+    )
+
+
+def calibration_card(report: Json) -> str:
+    """What is added to the card of a calibrated model."""
+    return f"\n## Calibrated\n\n{calibration_lines(report)}.\n\nThe numbers above are of the model before that.\n"
 
 
 def write_predictions(path: Path, records: Records, prediction: Years, low: Years, high: Years) -> None:

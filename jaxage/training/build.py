@@ -13,7 +13,7 @@ from jaxage.data.dataset import Dataset
 from jaxage.data.loader import DataLoader, device_budget, load_batches, make_loader, measure_rate, step_batches
 from jaxage.data.records import SPLITS, Records
 from jaxage.data.sampler import epoch_batches
-from jaxage.losses import Objective, reweight_by_age
+from jaxage.losses import Objective, balance_ages
 from jaxage.pretrained.load import RANDOM
 from jaxage.training.cache_policy import TrainInputs, choose_inputs
 from jaxage.training.feature_cache import FrozenTrunk
@@ -184,7 +184,7 @@ def _first_batch(config: TrainConfig, inputs: TrainInputs, steps: int) -> Any:
 def _training_goal(config: TrainConfig, objective: Objective, records: Records) -> Objective:
     if not config.balance:
         return objective
-    return reweight_by_age(objective, records.age[records.rows_of("train")], config.balance)
+    return balance_ages(objective, records.age[records.rows_of("train")], config.balance)
 
 
 def _summary(config: TrainConfig, loss: LossName, dataset: Dataset) -> str:

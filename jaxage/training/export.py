@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxage.losses import LOSSES, Objective, make_objective
+from jaxage.losses import LOSSES, Objective, calibrate_ages, make_objective
 from jaxage.models.registry import Model, create_model
 from jaxage.pretrained.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, resolve_model
 from jaxage.pretrained.safetensors_io import read_variables, write_variables
@@ -25,6 +25,7 @@ class ModelConfig:
     Input: RGB in 0-1, the shorter side resized to `image_size / crop` (`interpolation`, antialiased), the central
     square of `image_size`, then `(x - mean) / std`. Output: logits that the objective `loss`, with `age_mean` and
     `age_std` in years, turns into an age; with `flip` the age is the mean of the image's and its mirror's.
+    `scale` and `offset` (years) of `jaxage calibrate` change that age to `scale * age + offset`.
     `framing` says where faces sat in the training crops, and `intervals` how sure an age is; None if unknown.
     """
 
@@ -41,10 +42,17 @@ class ModelConfig:
     crop: float = _DEFAULT.crop
     framing: Framing | None = None
     intervals: Intervals | None = None
+    scale: float = 1.0
+    offset: float = 0.0
 
     def objective(self) -> Objective:
-        """The objective that the head was trained for."""
-        return make_objective(self.loss, self.age_mean, self.age_std)
+        """The objective that the head was trained for, with the calibrated ages."""
+        objective = make_objective(self.loss, self.age_mean, self.age_std)
+        return calibrate_ages(objective, self.scale, self.offset) if self.is_calibrated() else objective
+
+    def is_calibrated(self) -> bool:
+        """Whether ages are changed by `scale` and `offset`."""
+        return (self.scale, self.offset) != (1.0, 0.0)
 
     def has_distribution(self) -> bool:
         """Whether it predicts the probability of each age."""
@@ -79,7 +87,8 @@ def write_model_config(folder: Path, config: ModelConfig) -> None:
         },
         "output": {
             "outputs": config.objective().outputs,
-            "age": LOSSES[config.loss].formula,
+            "age": LOSSES[config.loss].formula
+            + (", then max(0, scale * age + offset)" if config.is_calibrated() else ""),
         },
     }
     parts = {name: part and part._asdict() for name, part in _parts(config).items()}

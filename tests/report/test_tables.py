@@ -36,7 +36,8 @@ def report() -> dict[str, Any]:
         "weights": {"tag": "resnet18.test", "sha256": "0"},
         "data": {"name": "faces", "leakage": LEAKAGE},
         "validation": scores,
-        "test": scores | {"groups": group_errors(GUESS[None], PEOPLE), "seen": None, "unseen": scores, "intervals": INTERVALS},
+        "test": scores
+        | {"groups": group_errors(GUESS[None], PEOPLE), "seen": None, "unseen": scores, "intervals": INTERVALS},
         "solver": "adamw",
         "best_epoch": 3,
         "timing": {"total_s": 12.4, "compile_s": 3.6, "train_images_per_s": 99.6},

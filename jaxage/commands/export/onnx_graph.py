@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from jaxage.losses import moved_years
 from jaxage.models.layers import BatchNorm
 from jaxage.training.export import ModelConfig
 from jaxage.types import UserError, Variables
@@ -123,12 +124,15 @@ def _add_ages(graph: Graph, config: ModelConfig, logits: Name) -> Sequence[str]:
     if config.loss not in _LOSSES:
         raise UserError(f"loss {config.loss!r}: no ONNX form of it is known; export to stablehlo")
     if not config.has_distribution():
-        age = graph.add("Mul", logits, graph.shared(config.age_std))
-        age = graph.add("Relu", graph.add("Add", age, graph.shared(config.age_mean)))
+        age = graph.add("Mul", logits, graph.shared(config.scale * config.age_std))
+        age = graph.add("Relu", graph.add("Add", age, graph.shared(config.scale * config.age_mean + config.offset)))
         _mean_of_views(graph, config, age, None, "age")
         return ("age",)
     outputs = config.objective().outputs
     probabilities = graph.add("Softmax", logits, axis=1)
+    if config.is_calibrated():
+        moved = moved_years(outputs, config.scale, config.offset)
+        probabilities = graph.add("MatMul", probabilities, graph.constant(np.asarray(moved, np.float32)))
     years = graph.constant(np.arange(outputs, dtype=np.float32)[:, None])
     _mean_of_views(graph, config, graph.add("MatMul", probabilities, years), None, "age")
     _mean_of_views(graph, config, probabilities, outputs, "probabilities")

@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 import jinja2
 import numpy as np
 
-from jaxage.commands.study.plots import band_lines, calibration_panels, curve_panels, differences, interval_lines
+from jaxage.commands.study.plots import (
+    balance_panels,
+    band_lines,
+    calibration_panels,
+    curve_panels,
+    differences,
+    interval_lines,
+)
 from jaxage.commands.study.recipes import Protocol
 from jaxage.commands.study.summary import (
     Comparison,
@@ -30,7 +37,7 @@ from jaxage.utils.files import write_csv, write_json, write_text
 
 _WORST = 24
 _INTERVALS = ("interval_covered", "interval_width")
-_SECTIONS = ("ages", "steps", "gains", "scatter", "curves", "bands", "calibration", "intervals", "worst")
+_SECTIONS = ("ages", "steps", "gains", "scatter", "curves", "bands", "balance", "calibration", "intervals", "worst")
 
 
 class Picture(NamedTuple):
@@ -100,6 +107,8 @@ def _pictures(
             yield "scatter", _scatter(folder, dataset, each[0])
         yield "curves", _curves(folder, protocol, runs)
         yield "bands", _bands(folder, protocol, models)
+        if (drawn := _balance(folder, protocol, models)) is not None:
+            yield "balance", drawn
         yield "calibration", _calibration(folder, protocol, models)
         if (drawn := _intervals(folder, protocol, models)) is not None:
             yield "intervals", drawn
@@ -142,6 +151,16 @@ def _bands(folder: Path, protocol: str, models: Sequence[ModelSummary]) -> Pictu
     band_lines(path, {model["name"]: model["groups"]["age"] for model in models})
     caption = f"Errors by true age, protocol {protocol}. Bias is predicted minus true age."
     return Picture(path, caption, f"{caption} The table below has the numbers.")
+
+
+def _balance(folder: Path, protocol: str, models: Sequence[ModelSummary]) -> Picture | None:
+    known = {model["name"]: model["balance"] for model in models if model["balance"]}
+    if not known:
+        return None
+    path = folder / f"balance-{protocol}.png"
+    balance_panels(path, known)
+    caption = f"What --balance gives the young and the old, and takes from the others, protocol {protocol}."
+    return Picture(path, caption, f"{caption} study.json has the numbers.")
 
 
 def _intervals(folder: Path, protocol: str, models: Sequence[ModelSummary]) -> Picture | None:

@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from jaxage.commands.study.intervals import IntervalSummary
 from jaxage.commands.study.summary import CalibrationPoint, Difference
 from jaxage.metrics import Metric, headlines
+from jaxage.report.balance import Trade, draw_trade
 from jaxage.report.groups import GroupError
 from jaxage.report.style import BLUE, GRAY, LINE_COLORS, ORANGE, STYLE, log_tick_labels, save_picture
 from jaxage.types import Json
@@ -122,6 +123,22 @@ def _lines_by_age(
         mark(panels)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        save_picture(path, figure)
+
+
+def balance_panels(path: Path, models: Mapping[str, Sequence[Trade]]) -> None:
+    """Plot the errors over the value of `--balance`, one panel for each model.
+
+    Args:
+        path: The PNG file to write.
+        models: The points of each model.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, panels = _grid(len(models), height=3.6)
+        for axes, (name, points) in zip(panels, models.items(), strict=True):
+            draw_trade(axes, points)
+            axes.set_title(name, fontsize=12)
+        panels[0].legend()
         save_picture(path, figure)
 
 

@@ -18,10 +18,11 @@ from jaxage.commands.study.recipes import DESCRIPTIONS, ModelSpec, Protocol
 from jaxage.data.dataset import Dataset, describe_data
 from jaxage.data.records import Records
 from jaxage.metrics import METRICS, bootstrap, clusters, interval
-from jaxage.report.groups import GroupError, GroupErrors, WorstGroup, errors_of, group_errors, worst_groups
+from jaxage.report.balance import Trade, mean_trade
+from jaxage.report.groups import GroupError, GroupErrors, WorstGroup, end_masks, errors_of, group_errors, worst_groups
 from jaxage.training.history import HISTORY
 from jaxage.training.run_folder import RunError, environment
-from jaxage.types import Json, Mask, Years
+from jaxage.types import Json, Years
 
 _CALIBRATION_BINS = 10
 
@@ -80,6 +81,7 @@ class ModelSummary(TypedDict):
     ends: list[GroupError]
     groups: GroupErrors
     worst: list[WorstGroup]
+    balance: list[Trade]
     calibration: list[CalibrationPoint]
     intervals: IntervalSummary | None
 
@@ -237,16 +239,13 @@ def _model(runs: list[Result], test: Records, resampled: Resampled) -> ModelSumm
         "weights": first.report["weights"]["tag"],
         "settings": first.report["settings"],
         "seconds": float(np.mean([run.report["timing"]["total_s"] for run in runs])),
-        "ends": errors_of(predictions, test, _ends(test.age)),
+        "ends": errors_of(predictions, test, end_masks(test.age)),
         "groups": groups,
         "worst": worst_groups(groups),
+        "balance": mean_trade([run.report["test"].get("balance", []) for run in runs]),
         "calibration": _calibration(runs, test.age),
         "intervals": summarize_intervals([run.report["test"] for run in runs]),
     }
-
-
-def _ends(age: Years) -> dict[str, Mask]:
-    return {"under 18": age < 18, "18-70": (age >= 18) & (age < 71), "over 70": age >= 71}
 
 
 def _score(seeds: list[float | None], resampled: Float[np.ndarray, " resamples"], several_people: bool) -> Score:

@@ -44,9 +44,10 @@ def read_csv(path: Path) -> Records:
     """Read a CSV with the columns `path`, `age` and, optionally, `identity` (or `group`), `split` and `gender`.
 
     Further columns with 2 to 20 different values, such as ethnicity, become `Records.labels`; others are ignored, and
-    so are the case of column names and blanks around cells. See `read_table` for the form of the file. `path` is relative to the images' root, with / between folders; `./` and double slashes are removed. `age`
-    lies in 0-100, in digits with a point. `split` is train (training), validation (val, valid, dev) or test (testing),
-    for all rows or for none. `gender` is female or male (f, m); anything else counts as unknown.
+    so are the case of column names and blanks around cells. See `read_table` for the form of the file. `path` is
+    relative to the images' root, with / between folders; `./` and double slashes are removed. `age` lies in 0-100, in
+    digits with a point. `split` is train (training), validation (val, valid, dev) or test (testing), for all rows or
+    for none. `gender` is female or male (f, m); anything else counts as unknown.
 
     Raises:
         DataError: if the file has faults; the message lists all of them with their line numbers.
@@ -173,8 +174,8 @@ class CsvOptions:
     """Faces of your own, listed in a CSV file."""
 
     file: Path
-    """Columns path, age and, if you have them, identity, split, gender, and others that tell groups apart; images in its folder, or in a .tar,
-    .tar.gz or .zip of the same name beside it."""
+    """Columns path, age and, if you have them, identity, split, gender, and others that tell groups apart; images in
+    its folder, or in a .tar, .tar.gz or .zip of the same name beside it."""
 
 
 @contextmanager

@@ -32,5 +32,14 @@ def table_rows(faces: CheckedFaces) -> list[tuple[str, ...]]:
     """The lines of `faces.csv`, with the columns `jaxage.data.prepared.COLUMNS` and those of `Records.labels`."""
     records = faces.records
     ages, scores = ([f"{value:.9g}" for value in column.tolist()] for column in (records.age, faces.face_score))
-    columns = records.path, ages, records.identity, records.split, records.gender, scores, faces.sha256, *records.labels.values()
+    columns = (
+        records.path,
+        ages,
+        records.identity,
+        records.split,
+        records.gender,
+        scores,
+        faces.sha256,
+        *records.labels.values(),
+    )
     return list(zip(*columns, strict=True))

@@ -42,7 +42,13 @@ def images(count: int = 3, size: int = 40) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("config", "nodes"),
-    [(CONFIG, 65), (replace(CONFIG, arch="mobilenet_v2", loss="dldl", flip=False, mean=(0.1, 0.5, 0.4)), 120)],
+    [
+        (replace(CONFIG, scale=1.5, offset=-8.0), 65),
+        (
+            replace(CONFIG, arch="mobilenet_v2", loss="dldl", flip=False, mean=(0.1, 0.5, 0.4), scale=0.5, offset=9.0),
+            121,
+        ),
+    ],
     ids=lambda x: x.arch if isinstance(x, ModelConfig) else "",
 )
 def test_onnx_gives_what_predict_gives(config: ModelConfig, nodes: int, tmp_path: Path) -> None:

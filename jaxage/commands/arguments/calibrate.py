@@ -1,0 +1,27 @@
+"""The arguments of `jaxage calibrate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jaxage.commands.arguments.shared import RunFolder
+from jaxage.commands.calibrate import calibrate as fit
+from jaxage.commands.evaluate import EvaluateOptions
+from jaxage.utils.runtime import prepare_jax
+
+
+def calibrate(
+    run: RunFolder, options: Annotated[EvaluateOptions, tyro.conf.arg(name="")], out: Path | None = None
+) -> None:
+    """Fit a model's ages and intervals to a few faces of your own, without training, and say whether it helps.
+
+    The calibrated model is a folder that other commands take in place of RUN.
+
+    Args:
+        run: The folder of a finished run.
+        options: The faces, at least 30; they must not be among those that the model was trained on.
+        out: The folder to make; by default RUN/calibrated.
+    """
+    prepare_jax()
+    fit(run, options, out)
