@@ -57,9 +57,8 @@ class TrainConfig:
     """The largest share of images that may be missing or broken before the run stops."""
 
     # Optimization
-    loss: LossName = "auto"
-    """dldl learns a distribution over ages 0-100; l1, mse and huber regress the standardized age. "auto" is what
-    validated best: huber where more of a ResNet learns than its head, dldl elsewhere."""
+    loss: LossName = "dldl"
+    """dldl learns a distribution over ages 0-100; l1, mse and huber regress the standardized age."""
 
     solver: Solver = "adamw"
     """"ridge" finds a head of one output in closed form, with the strength that is best on the validation split; it
@@ -171,4 +170,6 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
 def from_json(fields: dict[str, Any]) -> TrainConfig:
     """The inverse of `to_json`. Raises TypeError for an unknown field."""
     paths = {name: Path(fields[name]) for name in ("data", "out") if fields.get(name) is not None}
+    if fields.get("loss") == "auto":  # of earlier versions, which keep their choice in resolved.json
+        fields = fields | {"loss": TrainConfig.loss}
     return TrainConfig(**(fields | paths))

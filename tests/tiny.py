@@ -36,7 +36,7 @@ class _Tiny(nn.Module):
 
 
 UNITS = ("conv1", "layer4", "avgpool", "fc")
-TINY = Network(_Tiny, "Tiny", "nowhere", stages=UNITS, units=UNITS, head="fc", stage_loss="huber")
+TINY = Network(_Tiny, "Tiny", "nowhere", stages=UNITS, units=UNITS, head="fc")
 
 
 def tiny_model(outputs: int = 1) -> Model:

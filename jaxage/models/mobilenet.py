@@ -126,6 +126,5 @@ NETWORKS = {
         stages=_STAGES,
         units=_STAGES,
         head="classifier",
-        stage_loss="dldl",
     )
 }

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 
-from jaxage.types import LossName
-
 
 @dataclass(frozen=True)
 class Network:
@@ -22,7 +20,6 @@ class Network:
         stages: Names of the activations that can be read, from input to output.
         units: The network as a chain: each unit takes what the one before it gives.
         head: The last unit: the new layer that predicts ages.
-        stage_loss: The loss that validated best when more than the head learns.
     """
 
     module: Callable[..., nn.Module]
@@ -31,4 +28,3 @@ class Network:
     stages: tuple[str, ...]
     units: tuple[str, ...]
     head: str
-    stage_loss: LossName

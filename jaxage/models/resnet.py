@@ -119,7 +119,6 @@ def _resnet(title: str, block: type[nn.Module], repeats: tuple[int, ...]) -> Net
         stages=("conv1", "bn1", *layers, "avgpool", "fc"),
         units=("conv1", *blocks, "avgpool", "fc"),
         head="fc",
-        stage_loss="huber",
     )
 
 

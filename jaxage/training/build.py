@@ -25,7 +25,7 @@ from jaxage.training.state import TrainState, init_state
 from jaxage.training.step import PredictStep, StepOptions, make_predict_step, make_train_step
 from jaxage.training.unfreeze import make_phases, parse_unfreeze, plan_in
 from jaxage.training.view_index import ViewIndex
-from jaxage.types import Json, Log, LossName
+from jaxage.types import Json, Log
 from jaxage.utils.sharding import inference_batch, replicate
 from jaxage.utils.trees import count
 
@@ -63,7 +63,7 @@ def build(
     model_config, variables, _ = initial
     plan, mesh = setup.plan, setup.mesh
     model, objective, records = model_config.model(), model_config.objective(), dataset.records
-    log(_summary(config, model_config.loss, dataset))
+    log(_summary(config, dataset))
     log(describe(variables, plan))
     steps = steps_per_epoch(config, records)
     total = config.epochs * steps
@@ -151,7 +151,6 @@ def resolve(config: TrainConfig, initial: InitialModel, built: Built) -> TrainCo
     return replace(
         config,
         weights=config.weights if initial.weights["sha256"] else RANDOM,
-        loss=initial.model_config.loss,
         dtype=initial.model_config.dtype,
         cache_features=built.program.inputs.place,
     )
@@ -187,8 +186,8 @@ def _training_goal(config: TrainConfig, objective: Objective, records: Records) 
     return balance_ages(objective, records.age[records.rows_of("train")], config.balance)
 
 
-def _summary(config: TrainConfig, loss: LossName, dataset: Dataset) -> str:
+def _summary(config: TrainConfig, dataset: Dataset) -> str:
     counts = ", ".join(f"{len(dataset.records.rows_of(split))} {split}" for split in SPLITS)
     size = dataset.images.shape[1]
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    return f"{dataset.name}: {counts} images of {size} px\n{config.arch}, {loss}, on {devices}:"
+    return f"{dataset.name}: {counts} images of {size} px\n{config.arch}, {config.loss}, on {devices}:"

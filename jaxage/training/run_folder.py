@@ -24,7 +24,7 @@ CONFIG, REPORT = "config.json", "report.json"
 _INPUTS, _ENVIRONMENT, _RESOLVED = "inputs.json", "environment.json", "resolved.json"
 _BEFORE_CONFIG = (_INPUTS, _ENVIRONMENT, _RESOLVED)
 _NOT_COMPARED = ("out", "resume", "memory_budget", "tensorboard")
-_RESOLVED_FIELDS = ("weights", "loss", "dtype", "cache_features")
+_RESOLVED_FIELDS = ("weights", "dtype", "cache_features")
 
 
 class RunError(UserError):

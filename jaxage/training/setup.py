@@ -11,13 +11,13 @@ from jaxage.data.dataset import Dataset
 from jaxage.data.load import image_size
 from jaxage.data.records import DataError
 from jaxage.losses import make_objective
-from jaxage.models.registry import Model, create_model, find_network
+from jaxage.models.registry import Model, create_model
 from jaxage.pretrained.load import RANDOM, find_input, find_weights, merge
 from jaxage.report.event_file import require_writer
 from jaxage.training.export import ModelConfig
 from jaxage.training.freeze import FreezePlan, Group, make_freeze_plan, parse_trainable
 from jaxage.training.unfreeze import parse_unfreeze
-from jaxage.types import Dtype, InputContract, Json, Log, LossName, UserError, Variables, WeightsUnavailableError
+from jaxage.types import Dtype, InputContract, Json, Log, UserError, Variables, WeightsUnavailableError
 from jaxage.utils.sharding import mesh_for
 from jaxage.utils.trees import is_within
 
@@ -27,13 +27,11 @@ _CACHED = ("device", "host", "disk")
 class Setup(NamedTuple):
     """What follows from the settings alone.
 
-    plan: the trainable parameters. mesh: the devices. loss: the loss, chosen if the settings say "auto". input: what
-    the weights expect of an image.
+    plan: the trainable parameters. mesh: the devices. input: what the weights expect of an image.
     """
 
     plan: FreezePlan
     mesh: Mesh
-    loss: LossName
     input: InputContract
 
 
@@ -61,20 +59,12 @@ def check_settings(config: TrainConfig) -> Setup:
     _require_head(config, groups, model.spec.head)
     parse_unfreeze(config.unfreeze, groups, total_steps=1)  # the number of steps is not known yet
     plan = make_freeze_plan(model, variables, groups, config.frozen_bn)
-    loss = choose_loss(config, plan)
-    make_objective(loss, mean=0.0, std=1.0)
+    make_objective(config.loss, mean=0.0, std=1.0)
     _check_views(config)
     _check_cache(config, plan, model)
-    _check_ridge(config, plan, loss, model.spec.head)
+    _check_ridge(config, plan, model.spec.head)
     _check_batch_norm(config, plan, model, variables)
-    return Setup(plan, mesh, loss, find_input(config.weights, config.arch))
-
-
-def choose_loss(config: TrainConfig, plan: FreezePlan) -> LossName:
-    """`config.loss`, or for "auto" what validated best: dldl if only the head is trained, else the network's own."""
-    if config.loss != "auto":
-        return config.loss
-    return "dldl" if plan.head_only else find_network(config.arch).stage_loss
+    return Setup(plan, mesh, find_input(config.weights, config.arch))
 
 
 def choose_dtype(config: TrainConfig) -> Dtype:
@@ -125,7 +115,7 @@ def _model_config(config: TrainConfig, setup: Setup, dataset: Dataset) -> ModelC
         raise DataError(f"{dataset.name}: every age in the training split is {mean:g}, there is nothing to learn")
     size = dataset.images.shape[1]
     return ModelConfig(
-        config.arch, setup.loss, size, mean, std, config.flip, choose_dtype(config), **setup.input._asdict()
+        config.arch, config.loss, size, mean, std, config.flip, choose_dtype(config), **setup.input._asdict()
     )
 
 
@@ -159,12 +149,12 @@ def _check_views(config: TrainConfig) -> None:
         )
 
 
-def _check_ridge(config: TrainConfig, plan: FreezePlan, loss: LossName, head: str) -> None:
+def _check_ridge(config: TrainConfig, plan: FreezePlan, head: str) -> None:
     if config.solver != "ridge":
         return
     reasons = {
         f"--trainable {head}": plan.head_only and plan.first_block == head,
-        "--loss mse (or l1, huber: it minimizes the square)": loss != "dldl",
+        "--loss mse (or l1, huber: it minimizes the square)": config.loss != "dldl",
         "cached features, so no --cache-features off": config.cache_features != "off",
         "fixed views, so no --augment": not config.augment,
         "images that count alike, so no --balance": not config.balance,

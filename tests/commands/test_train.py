@@ -83,9 +83,9 @@ def test_the_folder_holds_all_that_is_promised(run: Run) -> None:
     assert json.loads((folder / "report.json").read_text()) == report
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
     asked, resolved = (json.loads((folder / name).read_text()) for name in ("config.json", "resolved.json"))
-    assert (asked["cache_features"], asked["dtype"], asked["loss"]) == ("auto", "auto", "auto")
+    assert (asked["cache_features"], asked["dtype"], asked["loss"]) == ("auto", "auto", "dldl")
     assert resolved["cache_features"] in ("off", "disk", "device", "host")
-    assert (resolved["dtype"], resolved["loss"], resolved["weights"]) == ("float32", "dldl", "random")
+    assert (resolved["dtype"], resolved["weights"]) == ("float32", "random")
     for name in ("curves.png", "scatter.png"):
         with Image.open(folder / name) as picture:
             assert min(picture.size) > 400

@@ -105,27 +105,36 @@ def test_events_may_be_asked_for_or_left_off_when_a_run_is_resumed(tmp_path: Pat
 
 def test_what_was_resolved_is_apart_from_what_was_asked(tmp_path: Path) -> None:
     config = TrainConfig(out=tmp_path / "run", epochs=3)
-    chosen = {"loss": "huber", "dtype": "float32", "weights": "random", "cache_features": "off"}
+    chosen = {"dtype": "float32", "weights": "random", "cache_features": "off"}
     with open_run(config, quiet) as run:
         create_run(replace(run, config=replace(run.config, **chosen)), INPUTS)  # type: ignore[arg-type]
     with open_run(replace(config, resume=True), quiet) as run:
-        assert (run.config.loss, run.config.weights, run.config.cache_features) == ("huber", "random", "off")
+        assert (run.config.dtype, run.config.weights, run.config.cache_features) == ("float32", "random", "off")
         assert non_default_flags(run.asked) == non_default_flags(config) == "--epochs 3"
     with (
-        pytest.raises(RunError, match="--loss auto, not --loss l1"),
-        open_run(replace(config, resume=True, loss="l1"), quiet),
+        pytest.raises(RunError, match="--dtype auto, not --dtype bfloat16"),
+        open_run(replace(config, resume=True, dtype="bfloat16"), quiet),
     ):
         pass
+
+
+def test_a_run_whose_loss_was_auto_keeps_the_loss_that_was_chosen(tmp_path: Path) -> None:
+    config = TrainConfig(out=tmp_path / "run")
+    begin(config)
+    for name, fields in (("config.json", to_json(config) | {"loss": "auto"}), ("resolved.json", {"loss": "huber"})):
+        (tmp_path / "run" / name).write_text(json.dumps(fields))
+    with open_run(replace(config, resume=True), quiet) as run:
+        assert run.config.loss == "huber"
 
 
 def test_a_run_of_an_earlier_version_agrees_with_what_it_was_started_with(tmp_path: Path) -> None:
     """It has the chosen values in place of "auto", and no resolved.json."""
     write_config(tmp_path / "run", TrainConfig(loss="huber", dtype="float32", cache_features="off", weights="random"))
-    typed = frozenset({"loss", "dtype", "weights"})
+    typed = frozenset({"dtype", "weights"})
     found, _ = find_run(TrainConfig(out=tmp_path / "run", resume=True), typed)
     assert (found.loss, found.weights) == ("huber", "random")
     with pytest.raises(RunError, match="--loss huber, not --loss l1"):
-        find_run(TrainConfig(out=tmp_path / "run", resume=True, loss="l1"), typed)
+        find_run(TrainConfig(out=tmp_path / "run", resume=True, loss="l1"), typed | {"loss"})
 
 
 @pytest.mark.parametrize("text", ["[]", '{"lost": 1}', "{"])

@@ -57,7 +57,7 @@ def _options(config: type) -> tuple[StructFieldSpec, ...]:
     from jaxage.losses import LOSSES
     from jaxage.models.registry import MODELS
 
-    types |= {"arch": Literal[*MODELS], "loss": Literal["auto", *LOSSES], "file": _File, "source": _Source}
+    types |= {"arch": Literal[*MODELS], "loss": Literal[*LOSSES], "file": _File, "source": _Source}
     return tuple(
         StructFieldSpec(
             field.name,

@@ -94,10 +94,9 @@ DESCRIPTIONS: dict[Protocol, str] = {
         "the data have their own."
     ),
     "best": (
-        "the defaults of jaxage train. The loss is Huber's where stages of a ResNet are trained, and label "
-        "distributions elsewhere. Mirrored images are used for training and for prediction, weights are averaged, and "
-        "frozen BatchNorm does not change. Heads are trained on cached features for ten times as many epochs. Where "
-        "identities are known, no person is in two splits."
+        "the defaults of jaxage train. The loss is that of label distributions. Mirrored images are used for training "
+        "and for prediction, weights are averaged, and frozen BatchNorm does not change. Heads are trained on cached "
+        "features for ten times as many epochs. Where identities are known, no person is in two splits."
     ),
 }
 """What the page says about each protocol."""
