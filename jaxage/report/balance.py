@@ -81,5 +81,5 @@ def balance_plot(path: Path, points: Sequence[Trade], balance: float) -> None:
         draw_trade(axes, points)
         axes.axvline(balance, color=GRAY, linewidth=1.4, linestyle=":", label="this model")
         axes.set_title("What rare ages gain, and common ones lose")
-        axes.legend()
+        figure.legend(loc="outside lower center", ncols=5)
         save_picture(path, figure)

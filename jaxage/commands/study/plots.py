@@ -138,7 +138,7 @@ def balance_panels(path: Path, models: Mapping[str, Sequence[Trade]]) -> None:
         for axes, (name, points) in zip(panels, models.items(), strict=True):
             draw_trade(axes, points)
             axes.set_title(name, fontsize=12)
-        panels[0].legend()
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         save_picture(path, figure)
 
 
