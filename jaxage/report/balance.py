@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
 
 import matplotlib
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,11 +17,14 @@ from jaxage.types import Predictions, Years
 _POWERS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 _COLORS = (GREEN, GRAY, ORANGE, BLUE)
 
-Trade = TypedDict("Trade", {"balance": float, "all": float, "under 18": float, "18-70": float, "over 70": float})
-"""MAE in years of all images and of three ranges of true age, NaN for a range without images."""
+Trade = dict[str, float | None]
+"""A value of `balance`, and the MAE in years of "all" images and of those of `jaxage.report.groups.end_masks`; None for
+a range of ages without images."""
 
 
-def balance_trade(predicted: Predictions, age: Years, train_age: Years, balance: float) -> list[Trade]:
+def balance_trade(
+    predicted: Predictions, age: Years, train_age: Float[np.ndarray, " trained"], balance: float
+) -> list[Trade]:
     """Errors as they would be with other values of `TrainConfig.balance`, without training anew.
 
     The probability of each year is multiplied by density ** (balance - b) of the training ages for each value b (see
@@ -40,30 +43,33 @@ def balance_trade(predicted: Predictions, age: Years, train_age: Years, balance:
     if len(years) != len(density):
         return []
     masks = {"all": np.ones(len(age), bool)} | end_masks(age)
-    points = []
+    points: list[Trade] = []
     for value in _POWERS:
         weights = predicted.probabilities * density ** (balance - value)
         error = np.abs(weights @ years / weights.sum(1) - age)
-        maes = {name: float(error[mask].mean()) if mask.any() else float("nan") for name, mask in masks.items()}
+        maes = {name: float(error[mask].mean()) if mask.any() else None for name, mask in masks.items()}
         points.append({"balance": value, **maes})
-    return points  # type: ignore[return-value]
+    return points
 
 
 def mean_trade(trades: Sequence[Sequence[Trade]]) -> list[Trade]:
     """The mean over runs; nothing if a run has none."""
     if not all(trades):
         return []
-    return [
-        {name: float(np.mean([point[name] for point in points])) for name in points[0]}  # type: ignore[misc]
-        for points in zip(*trades, strict=True)
-    ]
+    return [{name: _mean([each[name] for each in same]) for name in same[0]} for same in zip(*trades, strict=True)]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def draw_trade(axes: Axes, points: Sequence[Trade]) -> None:
     """Draw the errors over the value of balance."""
-    values = [point["balance"] for point in points]
+    values = [point["balance"] or 0 for point in points]
     for name, color in zip(("under 18", "18-70", "over 70", "all"), _COLORS, strict=True):
-        axes.plot(values, [point[name] for point in points], "o-", color=color, label=name)  # type: ignore[literal-required]
+        errors = [np.nan if (error := point[name]) is None else error for point in points]
+        axes.plot(values, errors, "o-", color=color, label=name)
     axes.set(xlabel="--balance", ylabel="MAE (years)", ylim=(0, None))
 
 

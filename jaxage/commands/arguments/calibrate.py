@@ -14,9 +14,9 @@ from jaxage.utils.runtime import prepare_jax
 def calibrate(
     run: RunFolder, options: Annotated[EvaluateOptions, tyro.conf.arg(name="")], out: Path | None = None
 ) -> None:
-    """Fit a model's ages and intervals to a few faces of your own, without training, and say whether it helps.
+    """Fit a model's ages and intervals to a few faces of your own, without training.
 
-    The calibrated model is a folder that other commands take in place of RUN.
+    It says whether that helps. The calibrated model is a folder that other commands take in place of RUN.
 
     Args:
         run: The folder of a finished run.
