@@ -31,7 +31,8 @@ def test_old_people_gain_and_the_middle_loses(tmp_path: Path) -> None:
     assert middle == sorted(middle)
     assert balance_trade(predicted, age, train, 0.2)[4]["all"] == pytest.approx(points[0]["all"], abs=1e-9)
     balance_plot(tmp_path / "balance.png", points, 0.0)
-    assert Image.open(tmp_path / "balance.png").size == (1200, 750)
+    with Image.open(tmp_path / "balance.png") as picture:
+        assert picture.size == (1200, 750)
     assert mean_trade([points, points])[3] == pytest.approx(points[3])
 
 
