@@ -1,6 +1,7 @@
 import csv
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,15 @@ def test_all_columns(tmp_path: Path) -> None:
     assert records.age.dtype == "float32"
     assert records.identity.tolist() == ["ann", "ann", ""]
     assert records.split.tolist() == ["train", "validation", "test"]
+
+
+def test_further_columns_of_few_values_tell_groups_apart(tmp_path: Path) -> None:
+    rows = [f"{i}.jpg,{i},{'AB'[i % 2]},{i},same,{'' if i else 'unknown'},0.{i}" for i in range(30)]
+    records = read(tmp_path, "\n".join(["path,age,Site,number,constant,empty,face_score", *rows]))
+    assert {name: column[:3].tolist() for name, column in records.labels.items()} == {"site": ["A", "B", "A"]}
+    assert records.take([1, 2]).labels["site"].tolist() == ["B", "A"]
+    with pytest.raises(ValueError, match="unequal length"):
+        replace(records, labels={"site": records.path[:2]})
 
 
 def test_two_columns_are_enough(tmp_path: Path) -> None:

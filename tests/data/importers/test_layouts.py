@@ -140,12 +140,13 @@ def test_names_that_are_no_text_are_listed(tmp_path: Path) -> None:
 
 
 def test_prepared_from_names_to_a_dataset(tmp_path: Path) -> None:
-    paths = [f"UTKFace/{20 + i}_{i % 2}_0_201701161745{i:05}.jpg.chip.jpg" for i in range(30)]
+    paths = [f"UTKFace/{20 + i}_{i % 2}_{i % 3}_201701161745{i:05}.jpg.chip.jpg" for i in range(30)]
     source = as_zip(tree(tmp_path / "UTKFace", paths))
     out = prepare(IMPORTERS["utkface"], LabelsOptions(source), PrepareOptions())
     assert out == tmp_path / "utkface-prepared"
     prepared = open_prepared(out)
     assert sorted(prepared.records.age.tolist()) == list(range(20, 50))
+    assert set(prepared.records.labels["ethnicity"].tolist()) == {"White", "Black", "Asian"}
     assert read_manifest(out)["funnel"][1] == {"step": "name", "kept": 30, "dropped": 0}
 
 

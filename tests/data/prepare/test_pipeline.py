@@ -342,9 +342,9 @@ def test_a_csv_keeps_its_splits_and_shows_their_leaks(tmp_path: Path) -> None:
     splits = ["train", "train", "validation", "test"] * 3  # four photos of each person
     genders = ["female", "M", ""] * 4
     table.write_text(
-        "path,age,identity,split,gender\n"
+        "path,age,identity,split,gender,camera\n"
         + "".join(
-            f"{row['path']},{row['age']},{row['identity']},{split},{gender}\n"
+            f"{row['path']},{row['age']},{row['identity']},{split},{gender},{split[0]}\n"
             for row, split, gender in zip(rows, splits, genders, strict=True)
         )
     )
@@ -354,7 +354,9 @@ def test_a_csv_keeps_its_splits_and_shows_their_leaks(tmp_path: Path) -> None:
     assert about["splits"] == {"train": 6, "validation": 3, "test": 3}
     assert (about["split"], about["leakage"]["seen_share"]) == ("given", 1.0)
     assert [row["gender"] for row in lines(made / "faces.csv")] == ["female", "male", ""] * 4
-    assert load_dataset(made, 32, cache=tmp_path / "cache").split == "given"
+    loaded = load_dataset(made, 32, cache=tmp_path / "cache")
+    assert loaded.split == "given"
+    assert loaded.records.labels["camera"].tolist() == [split[0] for split in loaded.records.split]
     assert read_csv(made / "faces.csv").age.tolist() == read_csv(table).age.tolist()
 
 
