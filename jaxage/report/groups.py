@@ -107,6 +107,18 @@ def worst_groups(errors: Mapping[str, Sequence[GroupError]]) -> list[WorstGroup]
     return sorted(worst, key=lambda group: -(group["mae"] or 0))
 
 
+def groups_table(errors: Mapping[str, Sequence[GroupError]]) -> str:
+    """A table for the screen: a line for each group that has an image."""
+    rows = [(f"{by} {group['name']}", group) for by, groups in errors.items() for group in groups if group["n"]]
+    width = max([len(title) for title, _ in rows] + [12])
+    lines = [f"{'':<{width}}{'n':>7}{'MAE, years':>20}{'bias, years':>23}"]
+    for title, group in rows:
+        mae = with_interval(group["mae"], group["mae_ci95"])
+        bias = with_interval(group["bias"], group["bias_ci95"], "+")
+        lines.append(f"{title:<{width}}{group['n']:>7}{mae:>20}{bias:>23}")
+    return "\n".join(lines)
+
+
 def worst_line(worst: Sequence[WorstGroup]) -> str:
     """The worst group of each grouping in words: "age 75-100: MAE 7.9 [7.2, 8.6], bias -5.1; gender male: ..."."""
     return "; ".join(

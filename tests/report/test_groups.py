@@ -6,7 +6,7 @@ from scipy import stats
 
 from jaxage.data.records import make_records
 from jaxage.metrics import AGE_BANDS
-from jaxage.report.groups import age_masks, errors_of, group_errors, worst_groups, worst_line
+from jaxage.report.groups import age_masks, errors_of, group_errors, groups_table, worst_groups, worst_line
 
 AGES = np.array([0.0, 9.9, 10, 17, 18, 100.5, 101, -1], np.float32)
 
@@ -63,4 +63,5 @@ def test_the_worst_group_has_enough_images() -> None:
     records = make_records([str(row) for row in range(85)], age.tolist(), gender=["male"] * 85)
     worst = worst_groups(group_errors(prediction[None], records))
     assert [(group["by"], group["name"]) for group in worst] == [("age", "75-100")]
+    assert groups_table(group_errors(prediction[None], records)).splitlines()[2].split()[:3] == ["age", "18-29", "40"]
     assert worst_line(worst) == "age 75-100: MAE 9.0 [9.0, 9.0], bias -9.0 [-9.0, -9.0]"

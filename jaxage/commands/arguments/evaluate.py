@@ -8,7 +8,7 @@ import tyro
 from jaxage.commands.arguments.shared import RunFolder
 from jaxage.commands.evaluate import EvaluateOptions
 from jaxage.commands.evaluate import evaluate as score
-from jaxage.report.groups import worst_groups, worst_line
+from jaxage.report.groups import groups_table, worst_groups, worst_line
 from jaxage.report.tables import intervals_line, scores_table
 from jaxage.types import UserError
 from jaxage.utils import cluster
@@ -33,7 +33,7 @@ def evaluate(
     if not cluster.is_first():
         return
     print(scores_table({scores["split"]: scores}))
-    print(intervals_line(scores["intervals"]))
+    print(f"\n{groups_table(scores['groups'])}\n\n{intervals_line(scores['intervals'])}")
     if worst := worst_groups(scores["groups"]):
         print(f"largest errors by {worst_line(worst)}")
     if scores["failed"]:
