@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "CalibrateOptions": "commands.calibrate",
     "Contract": "training.export:ModelConfig",
     "Dataset": "data.dataset",
     "EvaluateOptions": "commands.evaluate",

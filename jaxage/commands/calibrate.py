@@ -1,6 +1,6 @@
 """`jaxage calibrate`: fit a model's ages and intervals to a few faces of one's own, without training."""
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from jaxage.commands.evaluate import EvaluateOptions, load_scored, predict_images
@@ -11,13 +11,31 @@ from jaxage.report.tables import calibration_card, calibration_lines
 from jaxage.training.calibration import Calibration, cross_fit, fit_calibration
 from jaxage.training.export import ModelConfig, export_model, load_model, model_folder
 from jaxage.training.intervals import bounds_of, coverage_report, fit_intervals
-from jaxage.types import Json, Log, RunPath, UserError
+from jaxage.types import FacesIn, Json, Log, RunPath, UserError
 from jaxage.utils.files import write_json
 
-FEWEST_IMAGES, _FEWEST_PEOPLE = 30, 5
+_FEWEST_IMAGES, _FEWEST_PEOPLE = 30, 5
 
 
-def calibrate(run: RunPath, options: EvaluateOptions, out: Path | None = None, log: Log = print) -> Json:
+@dataclass(frozen=True)
+class CalibrateOptions:
+    """What a model is calibrated with."""
+
+    data: Path
+    """A CSV of faces or a prepared folder, as for train: at least 30 faces that the model was not trained on."""
+
+    faces: FacesIn = "crop"
+    """"photo" finds the face of each photo, which must show one person, and crops it as the training crops were;
+    "crop" takes images whole; "auto" decides for each image."""
+
+    coverage: float = 0.9
+    """The probability with which the intervals that are compared are to hold the true age."""
+
+    max_bad: float | None = None
+    """The largest share of images that may be missing or broken, or show no face; without it, the run's."""
+
+
+def calibrate(run: RunPath, options: CalibrateOptions, out: Path | None = None, log: Log = print) -> Json:
     """Fit the scale and offset of a model's ages, and its intervals, to other faces; write the new model.
 
     Scale and offset are kept only if they are shown to help on faces that they were not fitted to; the intervals are
@@ -25,7 +43,7 @@ def calibrate(run: RunPath, options: EvaluateOptions, out: Path | None = None, l
 
     Args:
         run: The folder of a finished run, its model folder, or `hf://owner/name@revision` on the Hugging Face Hub.
-        options: The faces, with `data`.
+        options: The faces.
         out: The model folder to make; by default `RUN/calibrated`.
         log: Takes what was found.
 
@@ -36,20 +54,18 @@ def calibrate(run: RunPath, options: EvaluateOptions, out: Path | None = None, l
     Raises:
         UserError: for a run, faces or a folder that cannot be used, or fewer than 30 faces.
     """
-    if options.data is None:
-        raise UserError("calibrate needs faces of yours: name a CSV or a prepared folder with --data")
     if out is None and parse_hub_path(run):
         raise UserError(f"{run} is on the Hub: name the folder for the calibrated model with --out")
     variables, model_config = load_model(run)
     out = (out or Path(run) / "calibrated").resolve()
     require_empty(out)
-    config, dataset, _, rows = load_scored(run, options, model_config, log)
+    config, dataset, _, rows = load_scored(run, EvaluateOptions(**asdict(options)), model_config, log)
     part = dataset.records.take(rows)
     cluster = clusters(part.identity)
     people = int(cluster.max()) + 1
-    if len(rows) < FEWEST_IMAGES or people < _FEWEST_PEOPLE:
+    if len(rows) < _FEWEST_IMAGES or people < _FEWEST_PEOPLE:
         raise UserError(
-            f"{dataset.name} has {len(rows)} faces of {people} people to calibrate with: at least {FEWEST_IMAGES} of "
+            f"{dataset.name} has {len(rows)} faces of {people} people to calibrate with: at least {_FEWEST_IMAGES} of "
             f"{_FEWEST_PEOPLE} are needed"
         )
     predicted = predict_images(variables, model_config, dataset, rows, config)

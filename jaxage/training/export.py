@@ -87,12 +87,21 @@ def write_model_config(folder: Path, config: ModelConfig) -> None:
         },
         "output": {
             "outputs": config.objective().outputs,
-            "age": LOSSES[config.loss].formula
-            + (", then max(0, scale * age + offset)" if config.is_calibrated() else ""),
+            "age": _formula(config),
         },
     }
     parts = {name: part and part._asdict() for name, part in _parts(config).items()}
     write_json(folder / CONFIG_FILE, asdict(config) | words | parts)
+
+
+def _formula(config: ModelConfig) -> str:
+    """How logits become an age, in words."""
+    formula = LOSSES[config.loss].formula
+    if not config.is_calibrated():
+        return formula
+    if config.has_distribution():
+        return f"{formula}, where year i counts as scale * i + offset, at least 0 and at most the last year"
+    return f"max(0, scale * age + offset), where age is {formula} without the max"
 
 
 def load_model(run: RunPath) -> tuple[Variables, ModelConfig]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxage.commands.calibrate import calibrate
+from jaxage.commands.calibrate import CalibrateOptions, calibrate
 from jaxage.commands.evaluate import EvaluateOptions, evaluate
 from jaxage.commands.predict import predict
 from jaxage.training.export import load_model
@@ -34,32 +34,31 @@ def test_a_shift_is_found_and_the_model_is_used_like_any_other(
     photo_model: Path, shifted: Path, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    report = calibrate(photo_model, EvaluateOptions(shifted), tmp_path / "mine", said.append)
+    report = calibrate(photo_model, CalibrateOptions(shifted), tmp_path / "mine", said.append)
     assert report["helped"]
     assert report["held_out"]["ci95"][1] < 0
     assert "it helps, and ages become" in said[-1]
     assert json.loads((tmp_path / "mine" / "calibration.json").read_text()) == report
     assert "## Calibrated" in (tmp_path / "mine" / "README.md").read_text()
+    assert "year i counts as scale * i + offset" in (tmp_path / "mine" / "model.json").read_text()
     before, after = (evaluate(run, EvaluateOptions(shifted)) for run in (photo_model, tmp_path / "mine"))
     assert after["mae"] < 0.5
     assert before["mae"] == pytest.approx(10, abs=0.5)
     assert after["intervals"]["covered"] >= 0.9
-    again = calibrate(tmp_path / "mine", EvaluateOptions(shifted), tmp_path / "again", lambda _: None)
+    again = calibrate(tmp_path / "mine", CalibrateOptions(shifted), tmp_path / "again", lambda _: None)
     assert not again["helped"]
     config, mine = (load_model(tmp_path / name)[1] for name in ("again", "mine"))
     assert (config.scale, config.offset) == (mine.scale, mine.offset)
 
 
 def test_what_cannot_be_calibrated_is_refused(photo_model: Path, shifted: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="name a CSV or a prepared folder"):
-        calibrate(photo_model, EvaluateOptions())
     with pytest.raises(UserError, match="with --out"):
-        calibrate("hf://owner/name", EvaluateOptions(shifted))
+        calibrate("hf://owner/name", CalibrateOptions(shifted))
     few = shifted.parent / "few.csv"
     few.write_text("".join(shifted.read_text().splitlines(keepends=True)[:20]))
     with pytest.raises(UserError, match=r"few has 19 faces of 19 people .*: at least 30 of 5 are needed"):
-        calibrate(photo_model, EvaluateOptions(few), tmp_path / "few")
+        calibrate(photo_model, CalibrateOptions(few), tmp_path / "few")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="not an empty folder"):
-        calibrate(photo_model, EvaluateOptions(shifted), tmp_path / "full")
+        calibrate(photo_model, CalibrateOptions(shifted), tmp_path / "full")

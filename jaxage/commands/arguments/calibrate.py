@@ -6,13 +6,13 @@ from typing import Annotated
 import tyro
 
 from jaxage.commands.arguments.shared import RunFolder
+from jaxage.commands.calibrate import CalibrateOptions
 from jaxage.commands.calibrate import calibrate as fit
-from jaxage.commands.evaluate import EvaluateOptions
 from jaxage.utils.runtime import prepare_jax
 
 
 def calibrate(
-    run: RunFolder, options: Annotated[EvaluateOptions, tyro.conf.arg(name="")], out: Path | None = None
+    run: RunFolder, options: Annotated[CalibrateOptions, tyro.conf.arg(name="")], out: Path | None = None
 ) -> None:
     """Fit a model's ages and intervals to a few faces of your own, without training.
 
@@ -20,7 +20,7 @@ def calibrate(
 
     Args:
         run: The folder of a finished run.
-        options: The faces, at least 30; they must not be among those that the model was trained on.
+        options: The faces.
         out: The folder to make; by default RUN/calibrated.
     """
     prepare_jax()
