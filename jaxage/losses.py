@@ -173,7 +173,7 @@ def calibrate_ages(objective: Objective, scale: float, offset: float) -> Objecti
 
     def probabilities(logits: Logits) -> Probabilities:
         known = objective.probabilities(logits)
-        return known @ moved_years(known.shape[1], scale, offset)
+        return jnp.matmul(known, moved_years(known.shape[1], scale, offset), precision="highest")
 
     def unclipped(logits: Logits) -> Ages:
         if LOSSES[objective.name].to_probabilities is None:

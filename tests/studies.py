@@ -21,6 +21,7 @@ def table(n: int = 400) -> Records:
         identity=[f"person {i // 2}" for i in range(n)],
         split=["train"] * (n // 4) + ["validation"] * (n // 4) + ["test"] * (n // 2),
         gender=[("female", "male", "")[i % 3] for i in range(n)],
+        labels={"ethnicity": [("one", "other <group>")[i % 2] for i in range(n)]},
     )
 
 
@@ -48,6 +49,9 @@ def made_up(protocol: Protocol, model: ModelSpec, seed: int, noise: float = 8.0,
         "test": {
             **{name: value if np.isfinite(value) else None for name, value in scores.items()},
             "intervals": intervals,
+            "balance": [
+                {"balance": x, "under 18": 4.0, "18-70": 5 + x, "over 70": 9 - x, "all": 5.0} for x in (0.0, 0.5)
+            ],
         },
         "trainable_parameters": 1234567,
         "weights": {"tag": "random", "sha256": None},

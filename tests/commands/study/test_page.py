@@ -77,7 +77,7 @@ def test_the_page_needs_nothing_but_itself(folder: Path) -> None:
     text = (folder / "study.html").read_text()
     page = Page(text)
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == len(list((folder / "figures").iterdir())) == 14 + 1 + 2 + 2 * 5
+    assert len(images) == len(list((folder / "figures").iterdir())) == 14 + 1 + 2 + 2 * 6
     for image in images:
         assert (image["src"] or "").startswith("data:image/png;base64,")
         assert len(image["alt"] or "") > 40
