@@ -186,7 +186,7 @@ def _acquire(folder: Path, busy: UserError, made: list[Path]) -> FileLock:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except FileExistsError:
-                if folder.exists():  # a file; else a holder has removed the folder meanwhile
+                if folder.is_file():  # else a holder has removed the folder meanwhile, and perhaps another made it
                     raise
                 continue
             try:

@@ -54,6 +54,8 @@ def test_the_contract_says_all_that_another_program_needs(folder: Path) -> None:
             "radii": [[1.0, 2.5], [2.0, 4.0], [3.0, 7.5]],
             "scaled": False,
         },
+        "scale": 1.0,
+        "offset": 0.0,
         "input": {
             "color": "RGB, 0-1, then (x - mean) / std",
             "resize": "shorter side to image_size / crop, antialiased",
