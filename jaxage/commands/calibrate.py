@@ -11,6 +11,7 @@ from jaxage.report.tables import calibration_card, calibration_lines
 from jaxage.training.calibration import Calibration, cross_fit, fit_calibration
 from jaxage.training.export import ModelConfig, export_model, load_model, model_folder
 from jaxage.training.intervals import bounds_of, coverage_report, fit_intervals
+from jaxage.training.train_images import count_train_images
 from jaxage.types import FacesIn, Json, Log, RunPath, UserError
 from jaxage.utils.files import write_json
 
@@ -52,7 +53,7 @@ def calibrate(run: RunPath, options: CalibrateOptions, out: Path | None = None, 
         `before`, the coverage of the model's own intervals (None if it has none).
 
     Raises:
-        UserError: for a run, faces or a folder that cannot be used, or fewer than 30 faces.
+        UserError: for a run, faces or a folder that cannot be used, fewer than 30 faces, or faces of the training.
     """
     if out is None and parse_hub_path(run):
         raise UserError(f"{run} is on the Hub: name the folder for the calibrated model with --out")
@@ -67,6 +68,11 @@ def calibrate(run: RunPath, options: CalibrateOptions, out: Path | None = None, 
         raise UserError(
             f"{dataset.name} has {len(rows)} faces of {people} people to calibrate with: at least {_FEWEST_IMAGES} of "
             f"{_FEWEST_PEOPLE} are needed"
+        )
+    if trained := count_train_images(run, [dataset.digests[row] for row in rows]):
+        raise UserError(
+            f"the model was trained on {trained:,} of these {len(rows):,} faces, and errs less on them than on others: "
+            "leave them out"
         )
     predicted = predict_images(variables, model_config, dataset, rows, config)
     held_out = cross_fit(predicted, part.age, cluster, options.coverage)

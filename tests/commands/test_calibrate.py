@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 from pathlib import Path
 
@@ -54,6 +55,11 @@ def test_a_shift_is_found_and_the_model_is_used_like_any_other(
 def test_what_cannot_be_calibrated_is_refused(photo_model: Path, shifted: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="with --out"):
         calibrate("hf://owner/name", CalibrateOptions(shifted))
+    digest = hashlib.sha256((shifted.parent / "faces" / "000.png").read_bytes()).hexdigest()
+    (photo_model / "train_images.txt").write_text(f"{digest[:16]}\n")
+    with pytest.raises(UserError, match="trained on 1 of these 60 faces"):
+        calibrate(photo_model, CalibrateOptions(shifted), tmp_path / "trained")
+    (photo_model / "train_images.txt").unlink()
     few = shifted.parent / "few.csv"
     few.write_text("".join(shifted.read_text().splitlines(keepends=True)[:20]))
     with pytest.raises(UserError, match=r"few has 19 faces of 19 people .*: at least 30 of 5 are needed"):
