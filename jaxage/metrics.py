@@ -172,7 +172,7 @@ def bootstrap(
     """
 
     def measure(key: Array) -> Float[Array, "k metrics"]:
-        weight = draw_weights(key, cluster)
+        weight = _resample(key, cluster)
         return jnp.stack([jax.vmap(lambda p, m=m: m(p, target, weight))(predictions) for m in metrics], 1)
 
     return lax.map(measure, jax.random.split(key, resamples), batch_size=50)
@@ -245,8 +245,8 @@ def _mean(x: Column, weight: Column) -> Scalar:
     return jnp.sum(weight * x) / jnp.sum(weight)
 
 
-def draw_weights(key: Array, cluster: Int[Array, " n"]) -> Column:
-    """One resample: how often each row counts after as many clusters as there are were drawn with replacement."""
+def _resample(key: Array, cluster: Int[Array, " n"]) -> Column:
+    """How often each row counts after as many clusters as there are were drawn with replacement."""
     rows = jnp.arange(cluster.size)
     clusters = cluster.max() + 1
     drawn = jax.random.randint(key, cluster.shape, 0, clusters)

@@ -3,14 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from jaxage.data.records import Records
-from jaxage.metrics import AGE_BANDS, clusters, draw_weights, interval
+from jaxage.metrics import AGE_BANDS, clusters, interval
 from jaxage.types import Mask, Years
 
 FEWEST = 30
@@ -82,15 +79,15 @@ def errors_of(predictions: Runs, records: Records, masks: Mapping[str, Mask]) ->
         masks: The images of each group, by its name.
 
     Returns:
-        The errors with 95 % intervals from 1,000 resamples of people (see `jaxage.metrics.bootstrap`). The errors of a
+        The errors with 95 % intervals from 1,000 resamples of people. The errors of a
         group without images are None, and so are the intervals of a group that shows one person.
     """
     difference = predictions - records.age
     rows = np.stack([np.abs(difference).mean(0), difference.mean(0), np.ones(len(records))], 1)
     inside = np.stack(list(masks.values()), 1)
     cluster = clusters(records.identity)
-    table = (inside[:, :, None] * rows[:, None]).astype(np.float32).reshape(len(records), -1)
-    sums = np.asarray(_resampled_sums(jnp.asarray(table), jnp.asarray(cluster))).reshape(-1, len(masks), 3)
+    table = (inside[:, :, None] * rows[:, None]).reshape(len(records), -1)
+    sums = _resampled_sums(table, cluster).reshape(-1, len(masks), 3)
     people = [len(np.unique(cluster[mask])) for mask in masks.values()]
     return [
         _error(name, rows[mask], sums[:, column], people[column]) for column, (name, mask) in enumerate(masks.items())
@@ -135,10 +132,15 @@ def with_interval(value: float | None, ends: Sequence[float] | None, sign: str =
     return f"{value:{sign}.1f}" + ("" if ends is None else f" [{ends[0]:{sign}.1f}, {ends[1]:{sign}.1f}]")
 
 
-@jax.jit
-def _resampled_sums(table: Float[Array, "n columns"], cluster: Int[Array, " n"]) -> Float[Array, "resamples columns"]:
-    keys = jax.random.split(jax.random.key(0), _RESAMPLES)
-    return lax.map(lambda key: draw_weights(key, cluster) @ table, keys, batch_size=50)
+def _resampled_sums(
+    table: Float[np.ndarray, "n columns"], cluster: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "resamples columns"]:
+    """The sum of each column after as many people as there are were drawn with replacement."""
+    people = int(cluster.max()) + 1
+    sums = np.stack([np.bincount(cluster, column, people) for column in table.T], 1)
+    rng = np.random.default_rng(0)
+    drawn = (np.bincount(rng.integers(0, people, people), minlength=people) for _ in range(_RESAMPLES))
+    return np.stack([counts @ sums for counts in drawn])
 
 
 def _error(
