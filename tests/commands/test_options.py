@@ -17,7 +17,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "trainable": ("fc",),
     "frozen_bn": ("train",),
     "dtype": ("bfloat16",),
-    "loss": ("mse", "dldl"),
+    "loss": ("mse",),
     "solver": ("ridge",),
     "views": (4,),
     "augment": (True,),
