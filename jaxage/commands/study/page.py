@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,12 @@ from jaxage.utils.files import write_csv, write_json, write_text
 _WORST = 24
 _INTERVALS = ("interval_covered", "interval_width")
 _SECTIONS = ("ages", "steps", "gains", "scatter", "curves", "bands", "balance", "calibration", "intervals", "worst")
+
+_WHERE_KNOWN: dict[str, tuple[Callable[[Path, Any], None], str]] = {
+    "balance": (balance_panels, "What --balance gives the young and the old, and takes from the others"),
+    "intervals": (interval_lines, "Intervals by true age: how often they hold it, and how wide they are"),
+}
+"""Fields of `ModelSummary` that some models lack: how they are drawn for those that have them, and what they show."""
 
 
 class Picture(NamedTuple):
@@ -107,11 +113,12 @@ def _pictures(
             yield "scatter", _scatter(folder, dataset, each[0])
         yield "curves", _curves(folder, protocol, runs)
         yield "bands", _bands(folder, protocol, models)
-        if (drawn := _balance(folder, protocol, models)) is not None:
-            yield "balance", drawn
         yield "calibration", _calibration(folder, protocol, models)
-        if (drawn := _intervals(folder, protocol, models)) is not None:
-            yield "intervals", drawn
+        for section, (draw, words) in _WHERE_KNOWN.items():
+            if known := {model["name"]: model[section] for model in models if model[section]}:  # type: ignore[literal-required]
+                path, caption = folder / f"{section}-{protocol}.png", f"{words}, protocol {protocol}."
+                draw(path, known)
+                yield section, Picture(path, caption, f"{caption} study.json has the numbers.")
     for section, comparisons in (("steps", summary["steps"]), ("gains", summary["gains"])):
         if comparisons:
             yield section, _differences(folder, section, comparisons)
@@ -151,26 +158,6 @@ def _bands(folder: Path, protocol: str, models: Sequence[ModelSummary]) -> Pictu
     band_lines(path, {model["name"]: model["groups"]["age"] for model in models})
     caption = f"Errors by true age, protocol {protocol}. Bias is predicted minus true age."
     return Picture(path, caption, f"{caption} The table below has the numbers.")
-
-
-def _balance(folder: Path, protocol: str, models: Sequence[ModelSummary]) -> Picture | None:
-    known = {model["name"]: model["balance"] for model in models if model["balance"]}
-    if not known:
-        return None
-    path = folder / f"balance-{protocol}.png"
-    balance_panels(path, known)
-    caption = f"What --balance gives the young and the old, and takes from the others, protocol {protocol}."
-    return Picture(path, caption, f"{caption} study.json has the numbers.")
-
-
-def _intervals(folder: Path, protocol: str, models: Sequence[ModelSummary]) -> Picture | None:
-    known = {model["name"]: model["intervals"] for model in models if model["intervals"] is not None}
-    if not known:
-        return None
-    path = folder / f"intervals-{protocol}.png"
-    interval_lines(path, known)
-    caption = f"Intervals by true age: how often they hold it, and how wide they are, protocol {protocol}."
-    return Picture(path, caption, f"{caption} The table has the numbers.")
 
 
 def _calibration(folder: Path, protocol: str, models: Sequence[ModelSummary]) -> Picture:
