@@ -82,9 +82,10 @@ def calibrate(run: RunPath, options: CalibrateOptions, out: Path | None = None, 
     if model_config.intervals is not None:
         bounds = bounds_of(model_config.intervals, predicted, options.coverage)
         before = coverage_report(bounds, part.age, options.coverage)
-    calibrated = _after(model_config, fitted) if helped else model_config
-    predicted = predict_images(variables, calibrated, dataset, rows, config)
-    calibrated = replace(calibrated, intervals=fit_intervals(predicted, part.age))
+    if helped:
+        model_config = _after(model_config, fitted)
+        predicted = predict_images(variables, model_config, dataset, rows, config)
+    calibrated = replace(model_config, intervals=fit_intervals(predicted, part.age))
     report = {
         "data": dataset.name,
         "n": len(rows),
