@@ -4,6 +4,7 @@ Names are imported when they are first used, so that `import jaxage` is quick.
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 _HOME = {
@@ -13,6 +14,7 @@ _HOME = {
     "EvaluateOptions": "commands.evaluate",
     "Framing": "types",
     "FreezePlan": "training.freeze",
+    "Group": "training.freeze",
     "IMPORTERS": "data.importers.table",
     "InputContract": "types",
     "LOSSES": "losses",
@@ -57,6 +59,7 @@ _HOME = {
     "push": "commands.push",
     "rmse": "metrics",
     "srocc": "metrics",
+    "stop_frozen": "training.freeze",
     "study": "commands.study.run",
     "summary": "metrics",
     "synthetic_faces": "data.synthetic.faces",
@@ -71,6 +74,8 @@ __all__ = tuple(_HOME)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("jaxage")
     if name not in _HOME:
         raise AttributeError(f"module 'jaxage' has no attribute {name!r}")
     module, _, attribute = _HOME[name].partition(":")

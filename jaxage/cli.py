@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import NoReturn
 
 from jaxage.utils.huge_pages import restart_with_huge_pages
@@ -41,7 +42,9 @@ Fine-tune ImageNet networks to predict age from a face.
 
 {commands}
 
-jaxage COMMAND --help explains a command."""
+jaxage COMMAND --help explains a command; jaxage --version; jaxage --tyro-print-completion bash (or zsh, tcsh)."""
+
+_COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -98,6 +101,11 @@ def _leave(status: int | str) -> None:
 def _answer_without_command(arguments: Sequence[str]) -> None:
     """Exit with the list of commands if none of them is named."""
     name = arguments[0] if arguments else ""
+    if name == "--version":
+        print(f"jaxage {version('jaxage')}")
+        sys.exit()
+    if name in _COMPLETION:
+        _complete(arguments)
     if name in ("", "-h", "--help"):
         print(_OVERVIEW.format(commands="\n".join(f"  {command:<10} {about}" for command, about in COMMANDS.items())))
         sys.exit(0 if name else 2)
@@ -113,9 +121,25 @@ def _run(name: str, *arguments: str) -> None:
 
     from jaxage.commands.arguments.fields import field_rules
 
-    module = importlib.import_module(f"jaxage.commands.arguments.{name.replace('-', '_')}")
     with field_rules(arguments):
-        tyro.cli(getattr(module, name.replace("-", "_")), prog=f"jaxage {name}", args=arguments)
+        tyro.cli(_function(name), prog=f"jaxage {name}", args=arguments)
+
+
+def _complete(arguments: Sequence[str]) -> NoReturn:
+    """Print or write what completes all commands in a shell, and exit."""
+    from tyro.extras import subcommand_cli_from_dict
+
+    from jaxage.commands.arguments.fields import field_rules
+
+    with field_rules(()):
+        subcommand_cli_from_dict({name: _function(name) for name in COMMANDS}, prog="jaxage", args=arguments)
+    sys.exit()
+
+
+def _function(name: str) -> Callable[..., None]:
+    name = name.replace("-", "_")
+    function: Callable[..., None] = getattr(importlib.import_module(f"jaxage.commands.arguments.{name}"), name)
+    return function
 
 
 def run(*command: str) -> None:

@@ -25,13 +25,14 @@ _SIGMA = 2.0
 class Loss(NamedTuple):
     """One way to train a head. `mean` and `std` are those of the training ages, in years.
 
-    title: A few words that explain the name.
-    outputs: How many numbers the head computes for one face.
-    row_losses: (logits (n, outputs), true age in years (n,), mean, std) -> the loss of each row (n,).
-    to_age: (logits (n, outputs), mean, std) -> age in years (n,). It may be negative.
-    formula: `to_age` in words, for `model.json`.
-    to_probabilities: logits -> the probability of each whole year from 0 (n, years), for a loss that learns a
-        distribution, whose mean is the age; None for the others.
+    Attributes:
+        title: A few words that explain the name.
+        outputs: How many numbers the head computes for one face.
+        row_losses: (logits (n, outputs), true age in years (n,), mean, std) -> the loss of each row (n,).
+        to_age: (logits (n, outputs), mean, std) -> age in years (n,). It may be negative.
+        formula: `to_age` in words, for `model.json`.
+        to_probabilities: logits -> the probability of each whole year from 0 (n, years), for a loss that learns a
+            distribution, whose mean is the age; None for the others.
     """
 
     title: str
@@ -45,15 +46,16 @@ class Loss(NamedTuple):
 class Objective(NamedTuple):
     """A loss with its training statistics: what the training and the prediction steps call.
 
-    name: The key in `LOSSES`.
-    outputs: How many logits a row needs.
-    loss: (logits (n, outputs), age in years (n,), weight (n,)) -> sum(weight * row loss) / sum(weight), a scalar. Rows
-        of weight 0 are ignored, whatever they hold. If all weights are 0, the loss is NaN.
-    predict: logits (n, outputs) -> age in years (n,), at least 0. Negative ages are set to 0. True ages are not
-        negative, so absolute errors can only fall. PLCC changes slightly, and ages of exactly 0 are ties for SROCC.
-    unclipped: As `predict`, but the age may be negative. Use it for gradients: they are 0 where `predict` clips.
-    probabilities: logits (n, outputs) -> the probability of each whole year from 0 (n, years); (n, 0) for a loss
-        without a distribution.
+    Attributes:
+        name: The key in `LOSSES`.
+        outputs: How many logits a row needs.
+        loss: (logits (n, outputs), age in years (n,), weight (n,)) -> sum(weight * row loss) / sum(weight), a scalar.
+            Rows of weight 0 are ignored, whatever they hold. If all weights are 0, the loss is NaN.
+        predict: logits (n, outputs) -> age in years (n,), at least 0. Negative ages are set to 0. True ages are not
+            negative, so absolute errors can only fall. PLCC changes slightly, and ages of exactly 0 are ties for SROCC.
+        unclipped: As `predict`, but the age may be negative. Use it for gradients: they are 0 where `predict` clips.
+        probabilities: logits (n, outputs) -> the probability of each whole year from 0 (n, years); (n, 0) for a loss
+            without a distribution.
 
     All of these functions raise ValueError for arrays of another shape.
     """

@@ -31,12 +31,13 @@ AGE_BANDS = ((0, 9), (10, 17), (18, 29), (30, 44), (45, 59), (60, 74), (75, 100)
 class Metric(NamedTuple):
     """A metric and how it is shown.
 
-    function: See `MetricFunction`.
-    title: Its name in tables and plots.
-    unit: "years", or "" if it has none.
-    digits: How many digits are shown after the decimal point.
-    higher_is_better: Whether a larger value is better.
-    headline: Whether it is among the few that model cards, plots and comparisons of a study show.
+    Attributes:
+        function: See `MetricFunction`.
+        title: Its name in tables and plots.
+        unit: "years", or "" if it has none.
+        digits: How many digits are shown after the decimal point.
+        higher_is_better: Whether a larger value is better.
+        headline: Whether it is among the few that model cards, plots and comparisons of a study show.
     """
 
     function: MetricFunction
@@ -102,7 +103,7 @@ def bias(prediction: Column, target: Column, weight: Column | None = None) -> Sc
 def cumulative_score(
     prediction: Column, target: Column, weight: Column | None = None, *, within: float = 5.0
 ) -> Scalar:
-    """The share (0 to 1) of rows with |prediction - target| <= `within` years. NaN if no row counts."""
+    """The share (0 to 1) of rows with `abs(prediction - target) <= within` years. NaN if no row counts."""
     prediction, target, weight = _rows(prediction, target, weight)
     error = jnp.abs(prediction - target)
     return _mean(jnp.where(jnp.isnan(error), error, (error <= within).astype(error.dtype)), weight)

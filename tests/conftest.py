@@ -13,6 +13,7 @@ _COMPILED = tempfile.TemporaryDirectory(prefix="jaxage-compiled-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)  # child processes read it too
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # else they would begin twice
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # LLVM's share of compiling is half
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -49,16 +49,17 @@ _DEFAULTS = LoadOptions()
 class Dataset:
     """Faces whose images have passed every check.
 
-    name: for people: the CSV's name without its ending, or what a prepared folder calls itself.
-    records: one row for each image.
-    images: RGB, a read-only memory map in the order of `records`.
-    failures: the images that cannot be used, in the order of the data.
-    sha256: identifies the data: the hash of a JSON line for each row, `[path, age, identity, split, sha256 of the
-        file]`.
-    split: the rule that decided the splits; "given" if a CSV has them; None if they were left as they are.
-    images_sha256: the same without the split: it identifies the data before they are divided.
-    digests: the SHA-256 of each image's file.
-    copies: how many images have the same bytes as others.
+    Attributes:
+        name: for people: the CSV's name without its ending, or what a prepared folder calls itself.
+        records: one row for each image.
+        images: RGB, a read-only memory map in the order of `records`.
+        failures: the images that cannot be used, in the order of the data.
+        sha256: identifies the data: the hash of a JSON line for each row, `[path, age, identity, split, sha256 of the
+            file]`.
+        split: the rule that decided the splits; "given" if a CSV has them; None if they were left as they are.
+        images_sha256: the same without the split: it identifies the data before they are divided.
+        digests: the SHA-256 of each image's file.
+        copies: how many images have the same bytes as others.
     """
 
     name: str

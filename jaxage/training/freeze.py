@@ -33,11 +33,12 @@ class Group(NamedTuple):
 class FreezePlan(NamedTuple):
     """What learns and what does not, computed once by `make_freeze_plan`.
 
-    groups: as in --trainable.
-    labels: a tree like `params`; each leaf is the name of its group, or "frozen": for `optax.multi_transform`.
-    train_bn: the BatchNorm modules in training mode.
-    first_block: the first block of the network in which anything changes: below it, it is a constant function.
-    head_only: whether nothing but the head learns.
+    Attributes:
+        groups: as in --trainable.
+        labels: a tree like `params`; each leaf is the name of its group, or "frozen": for `optax.multi_transform`.
+        train_bn: the BatchNorm modules in training mode.
+        first_block: the first block of the network in which anything changes: below it, it is a constant function.
+        head_only: whether nothing but the head learns.
     """
 
     groups: tuple[Group, ...]

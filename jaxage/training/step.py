@@ -40,11 +40,12 @@ PredictStep = Callable[[Variables, Items, EvalRows], PredictOutput]
 class StepOptions(NamedTuple):
     """How a training step runs.
 
-    mesh: the devices; the batch is split along them.
-    seed: of augmentation and dropout; the step number is folded in.
-    ema_decay: of the averaged parameters, 0 for none.
-    steps_per_call: how many steps one call does.
-    resident: whether all items lie on the devices (see `DataLoader`); otherwise a call gets one batch of them.
+    Attributes:
+        mesh: the devices; the batch is split along them.
+        seed: of augmentation and dropout; the step number is folded in.
+        ema_decay: of the averaged parameters, 0 for none.
+        steps_per_call: how many steps one call does.
+        resident: whether all items lie on the devices (see `DataLoader`); otherwise a call gets one batch of them.
     """
 
     mesh: Mesh

@@ -58,7 +58,7 @@ def test_bfloat16_is_finite_for_large_images_too() -> None:
     """Of large maps of bfloat16, JAX 0.11 on a CPU gave NaN."""
     model = create_model("resnet18", dtype="bfloat16")
     weights = model.init(jax.random.key(0))
-    logits = jax.jit(lambda x: model.apply(weights, x).logits)(jax.random.normal(jax.random.key(1), (4, 256, 256, 3)))
+    logits = jax.jit(lambda x: model.apply(weights, x).logits)(jax.random.normal(jax.random.key(1), (1, 256, 256, 3)))
     assert np.isfinite(logits).all()
 
 

@@ -16,6 +16,30 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 from jaxage.config import TrainConfig
 
+GROUPS = {
+    "main": ("data", "trainable", "arch", "epochs", "out"),
+    "model": ("weights", "frozen_bn", "dtype"),
+    "dataset": ("split", "split_seed", "image_size", "max_bad"),
+    "optimization": (
+        *(
+            "loss",
+            "solver",
+            "batch_size",
+            "learning_rate",
+            "weight_decay",
+            "warmup",
+            "clip",
+            "ema",
+            "unfreeze",
+            "balance",
+        ),
+        *("views", "augment", "flip"),
+    ),
+    "speed": ("cache_features", "memory_budget"),
+    "run": ("seed", "resume", "tensorboard"),
+}
+"""The options of `jaxage train` in the groups and in the order of its help."""
+
 _File = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
 _Source = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
 
@@ -25,6 +49,9 @@ class Asked(NamedTuple):
 
     config: TrainConfig
     given: frozenset[str]
+
+
+_GROUP_TYPES = {type(name, (), {}): names for name, names in GROUPS.items()}
 
 
 def field_rules(arguments: Sequence[str]) -> ConstructorRegistry:
@@ -37,7 +64,18 @@ def field_rules(arguments: Sequence[str]) -> ConstructorRegistry:
         if info.type is Asked:
             names = {field.name for field in fields(TrainConfig)}
             given = frozenset(name for name in names if {name, f"no_{name}"} & typed)
-            return StructConstructorSpec(lambda **values: Asked(TrainConfig(**values), given), _options(TrainConfig))
+            groups = tuple(
+                StructFieldSpec(kind.__name__, tyro.conf.OmitArgPrefixes[kind], MISSING, "") for kind in _GROUP_TYPES
+            )
+            return StructConstructorSpec(
+                lambda **values: Asked(
+                    TrainConfig(**{k: v for group in values.values() for k, v in group.items()}), given
+                ),
+                groups,
+            )
+        if info.type in _GROUP_TYPES:
+            known = {option.name: option for option in _options(TrainConfig)}
+            return StructConstructorSpec(dict, tuple(known[name] for name in _GROUP_TYPES[info.type]))
         if is_dataclass(info.type) and info.type.__module__.startswith("jaxage."):
             return StructConstructorSpec(info.type, _options(info.type))
         return None
