@@ -8,9 +8,9 @@ from PIL import Image
 from jaxage.data.synthetic.faces import synthetic_faces
 
 
-def write_faces(folder: Path, n: int = 60, size: int = 48) -> Path:
+def write_faces(folder: Path, n: int = 60, size: int = 48, seed: int = 3) -> Path:
     """`faces/*.png` and `faces.csv` with the columns path, age, identity; gives the CSV."""
-    images, records = synthetic_faces(n, size, seed=3)
+    images, records = synthetic_faces(n, size, seed)
     (folder / "faces").mkdir(parents=True)
     table = folder / "faces.csv"
     with table.open("w", newline="") as file:

@@ -1,6 +1,8 @@
 """A network that compiles in a second, with a frozen part, BatchNorm and a head, as an entry of `MODELS`."""
 
+import dataclasses
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -11,6 +13,7 @@ from jaxage.models.network import Network
 from jaxage.models.ops.conv import ConvForm
 from jaxage.models.ops.pool import average_pool
 from jaxage.models.registry import MODELS, Model, create_model
+from jaxage.models.resnet import BasicBlock, ResNet
 
 
 class _Tiny(nn.Module):
@@ -43,3 +46,18 @@ def tiny_model(outputs: int = 1) -> Model:
     """`conv1, bn1, layer4, bn4, fc`, under the name resnet18."""
     with mock.patch.dict(MODELS, {"resnet18": TINY}):
         return create_model("resnet18", outputs=outputs)
+
+
+class _NarrowBlock(BasicBlock):
+    """Of eight channels at most."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "features", min(self.features, 8))
+        super().__post_init__()
+
+
+_BLOCKS = ("conv1", "layer1.0", "layer2.0", "layer3.0", "layer4.0", "layer4.1", "avgpool", "fc")
+NARROW_RESNET = dataclasses.replace(
+    MODELS["resnet18"], module=partial(ResNet, _NarrowBlock, (1, 1, 1, 2)), units=_BLOCKS
+)
+"""ResNet18 with few blocks and channels."""

@@ -3,12 +3,12 @@
 import ast
 import inspect
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING as DATACLASS_MISSING
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import tyro
 from tyro import MISSING
@@ -17,26 +17,13 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 from jaxage.config import TrainConfig
 
 GROUPS = {
-    "main": ("data", "trainable", "arch", "epochs", "out"),
-    "model": ("weights", "frozen_bn", "dtype"),
-    "dataset": ("split", "split_seed", "image_size", "max_bad"),
-    "optimization": (
-        *(
-            "loss",
-            "solver",
-            "batch_size",
-            "learning_rate",
-            "weight_decay",
-            "warmup",
-            "clip",
-            "ema",
-            "unfreeze",
-            "balance",
-        ),
-        *("views", "augment", "flip"),
-    ),
-    "speed": ("cache_features", "memory_budget"),
-    "run": ("seed", "resume", "tensorboard"),
+    "main": "data trainable arch epochs out",
+    "model": "weights frozen_bn dtype",
+    "dataset": "split split_seed max_bad",
+    "images": "image_size views augment flip",
+    "optimization": "loss solver batch_size learning_rate weight_decay warmup clip ema unfreeze balance",
+    "speed": "cache_features memory_budget",
+    "run": "seed resume tensorboard",
 }
 """The options of `jaxage train` in the groups and in the order of its help."""
 
@@ -51,7 +38,7 @@ class Asked(NamedTuple):
     given: frozenset[str]
 
 
-_GROUP_TYPES = {type(name, (), {}): names for name, names in GROUPS.items()}
+_GROUP_TYPES: dict[Any, list[str]] = {type(name, (), {}): names.split() for name, names in GROUPS.items()}
 
 
 def field_rules(arguments: Sequence[str]) -> ConstructorRegistry:
@@ -64,15 +51,11 @@ def field_rules(arguments: Sequence[str]) -> ConstructorRegistry:
         if info.type is Asked:
             names = {field.name for field in fields(TrainConfig)}
             given = frozenset(name for name in names if {name, f"no_{name}"} & typed)
-            groups = tuple(
-                StructFieldSpec(kind.__name__, tyro.conf.OmitArgPrefixes[kind], MISSING, "") for kind in _GROUP_TYPES
-            )
-            return StructConstructorSpec(
-                lambda **values: Asked(
-                    TrainConfig(**{k: v for group in values.values() for k, v in group.items()}), given
-                ),
-                groups,
-            )
+
+            def make(**groups: Mapping[str, Any]) -> Asked:
+                return Asked(TrainConfig(**{name: group[name] for group in groups.values() for name in group}), given)
+
+            return StructConstructorSpec(make, tuple(map(_group, _GROUP_TYPES)))
         if info.type in _GROUP_TYPES:
             known = {option.name: option for option in _options(TrainConfig)}
             return StructConstructorSpec(dict, tuple(known[name] for name in _GROUP_TYPES[info.type]))
@@ -81,6 +64,10 @@ def field_rules(arguments: Sequence[str]) -> ConstructorRegistry:
         return None
 
     return registry
+
+
+def _group(kind: Any) -> StructFieldSpec:
+    return StructFieldSpec(kind.__name__, tyro.conf.OmitArgPrefixes[kind], MISSING, "")  # type: ignore[misc]
 
 
 def _options(config: type) -> tuple[StructFieldSpec, ...]:
