@@ -25,8 +25,8 @@ class TrainConfig:
     fc,layer4,layer3:0.1 or classifier,features.18; or "all". The rest is frozen."""
 
     weights: str = "imagenet1k_v1"
-    """Initial weights: a tag of weights/manifest.json, a file of torch, safetensors or Flax, an Orbax folder, timm:NAME
-    for a checkpoint of timm on the Hugging Face Hub, or "random"."""
+    """Initial weights: a tag of weights/manifest.json, a file of torch, safetensors or Flax, an Orbax folder,
+    timm:NAME for a checkpoint of timm on the Hugging Face Hub, or "random"."""
 
     frozen_bn: FrozenBatchNorm = "eval"
     """Frozen BatchNorm: "eval" normalizes by its running statistics, which stay as they are; "train" does as plain

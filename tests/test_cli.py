@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import inspect
 import subprocess
@@ -6,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import jaxage
 from jaxage.cli import COMMANDS, main
+from jaxage.commands.arguments.fields import GROUPS
 from jaxage.config import TrainConfig, to_json
 from jaxage.utils.files import write_json
 
@@ -138,3 +141,24 @@ def test_an_unknown_command_is_named(name: str, words: str, capsys: pytest.Captu
         main([name])
     assert stop.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["--version"])
+    assert not exit.value.code
+    assert capsys.readouterr().out == f"jaxage {jaxage.__version__}\n"
+
+
+def test_options_of_train_are_in_groups() -> None:
+    assert sorted(" ".join(GROUPS.values()).split()) == sorted(field.name for field in dataclasses.fields(TrainConfig))
+
+
+def test_the_shell_completes_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--tyro-print-completion", "bash"])
+    script = capsys.readouterr().out
+    assert all(command in script for command in COMMANDS)
+    ask = "COMP_WORDS=(jaxage train --bal); COMP_CWORD=2; _tyro_jaxage; echo ${COMPREPLY[@]}"
+    done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "--balance"

@@ -1,6 +1,7 @@
 """README and docs say what is true: commands and snippets run, options, links, extras and messages exist."""
 
 import io
+import json
 import re
 import shlex
 import shutil
@@ -8,16 +9,19 @@ import subprocess
 import sys
 import tomllib
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from PIL import Image
 
 import jaxage
 from jaxage.cli import COMMANDS, main
+from jaxage.config import TrainConfig
 from jaxage.models.registry import MODELS
 from tests.faces import write_faces
 from tests.photos.pictures import drawn_faces
@@ -103,7 +107,7 @@ def small(own_cache: None) -> None:
 def test_commands_run(page: Path, work: Path, network: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(work, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    ran = 0
+    ran, trained = 0, False  # a page trains once, and checks the settings of its other trainings
     for command in [line for block in shells(page) if block.runs for line in commands(block)]:
         words = of_jaxage(command)
         if words is None:
@@ -112,8 +116,10 @@ def test_commands_run(page: Path, work: Path, network: object, tmp_path: Path, m
         if "|" in command:
             given = subprocess.run(["bash", "-c", command.partition("|")[0]], capture_output=True, check=True)
             monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given.stdout)))
-        main([*words, *SMALL.get(words[0], [])])
+        trains_again = words[0] == "train" and trained and "--resume" not in words
+        main([*words, *SMALL.get(words[0], []), *["--dry-run"] * trains_again])
         ran += 1
+        trained |= words[0] == "train"
     assert ran or page.name == "CONTRIBUTING.md"
 
 
@@ -130,6 +136,49 @@ def test_snippets_run(page: Path, work: Path, tmp_path: Path, monkeypatch: pytes
             stack.enter_context(mock.patch.dict(table))
         text = "".join(block.text for block in blocks(page) if block.kind == "python" and block.runs)
         exec(compile(text.replace('"imagenet1k_v1"', '"random"'), page.name, "exec"), {})
+
+
+def settings(**values: Any) -> TrainConfig:
+    return TrainConfig(**values | {"weights": "random", "epochs": 1, "batch_size": 16})
+
+
+@pytest.mark.parametrize("name", ["finetune_csv", "custom_loop", "own_network", "own_metric", "photos_to_csv"])
+def test_examples_run(
+    name: str,
+    work: Path,
+    network: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(work, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(vars(jaxage), "TrainConfig", settings)
+    example = import_module(f"examples.{name}")
+    if name == "custom_loop":
+        monkeypatch.setattr(example, "FACES", 128)
+    arguments = {"finetune_csv": [tmp_path / "faces.csv"], "photos_to_csv": ["RUN", "album"]}
+    with ExitStack() as stack:
+        for table in (jaxage.MODELS, jaxage.LOSSES, jaxage.METRICS):
+            stack.enter_context(mock.patch.dict(table))
+        example.main(*arguments.get(name, []))
+    said = {
+        "finetune_csv": "95 % interval",
+        "custom_loop": "MAE",
+        "own_metric": "MedAE",
+        "photos_to_csv": "album/08.jpg",
+    }
+    assert said.get(name, "model: runs/small") in capsys.readouterr().out
+
+
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(vars(jaxage), "TrainConfig", settings)
+    cells = json.loads((ROOT / "examples" / "unfreezing.ipynb").read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    exec(compile(code, "unfreezing.ipynb", "exec"), {})
+    assert len(list((tmp_path / "unfreezing" / "maps").iterdir())) == 3
+    pyplot.close("all")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -42,17 +42,19 @@ class StudyConfig:
     """Networks and their trainable layers, such as "resnet18:fc,layer4". Neighbors of one network are compared. The
     page shows only the models named here."""
 
-    seeds: int = 3
-    """How often each model is trained, with seeds 0, 1, ... The split is the same for all seeds."""
+    seeds: int | None = None
+    """How often each model is trained, with seeds 0, 1, ... The split is the same for all seeds. By default 3 for your
+    data and 1 for drawn faces."""
 
     weights: tuple[str, ...] = ()
     """Initial weights other than torchvision's, such as resnet18=FILE and mobilenet_v2=dsr_in1k."""
 
     image_size: int | None = None
-    """Height and width in pixels. Without it, 224 for your data and 64 for drawn faces."""
+    """Height and width in pixels. By default 224 for your data and 48 for drawn faces."""
 
-    epochs: int = 10
-    """How often each training image is seen. In "best", heads see their cached features ten times as often."""
+    epochs: int | None = None
+    """How often each training image is seen. In "best", heads see their cached features ten times as often. By default
+    10 for your data and 3 for drawn faces."""
 
     batch_size: int = 32
     """Images per step, over all devices."""
@@ -83,7 +85,12 @@ def study(config: StudyConfig, log: Log = print) -> StudySummary:
         RunError: If the folder holds a study with other settings.
         Stopped: After SIGTERM or SIGINT. The same command continues the study.
     """
-    if config.data is not None:
+    if config.data is None:
+        log(
+            f"a demonstration on drawn faces, --seeds {_seeds(config)} --epochs {_epochs(config)} "
+            f"--image-size {_image_size(config)}; your own faces (--data) get 3 seeds, 10 epochs and 224 px"
+        )
+    else:
         config = replace(config, data=config.data.resolve())
     plan = plan_runs(config)
     shared = _shared_settings(config)
@@ -126,7 +133,7 @@ def plan_runs(config: StudyConfig) -> list[PlannedRun]:
         UserError: For fewer than one seed, no model, an unknown model, a model named twice, or weights of an unknown
             network.
     """
-    if config.seeds < 1:
+    if _seeds(config) < 1:
         raise UserError(f"--seeds must be 1 or more, got {config.seeds}")
     _weights(config)
     models = [parse_model(text) for text in config.models]
@@ -137,7 +144,7 @@ def plan_runs(config: StudyConfig) -> list[PlannedRun]:
         )
     return [
         PlannedRun(protocol, model, seed, config.out / "runs" / protocol / model.slug / f"seed-{seed}")
-        for seed in range(config.seeds)
+        for seed in range(_seeds(config))
         for protocol in protocols(config)
         for model in models
     ]
@@ -145,14 +152,14 @@ def plan_runs(config: StudyConfig) -> list[PlannedRun]:
 
 def train_config(config: StudyConfig, run: PlannedRun, split: SplitChoice) -> TrainConfig:
     """The training settings of one run; `split` is how the data are divided."""
-    fields = recipe(run.protocol, run.model, config.epochs) | {"split": split}
+    fields = recipe(run.protocol, run.model, _epochs(config)) | {"split": split}
     if run.model.arch in (weights := _weights(config)):
         fields["weights"] = weights[run.model.arch]
     return TrainConfig(
         arch=run.model.arch,
         trainable=run.model.trainable,
         data=config.data,
-        image_size=config.image_size,
+        image_size=_image_size(config),
         batch_size=config.batch_size,
         max_bad=config.max_bad,
         memory_budget=config.memory_budget,
@@ -162,6 +169,18 @@ def train_config(config: StudyConfig, run: PlannedRun, split: SplitChoice) -> Tr
         resume=True,
         **fields,
     )
+
+
+def _seeds(config: StudyConfig) -> int:
+    return (1 if config.data is None else 3) if config.seeds is None else config.seeds
+
+
+def _epochs(config: StudyConfig) -> int:
+    return (3 if config.data is None else 10) if config.epochs is None else config.epochs
+
+
+def _image_size(config: StudyConfig) -> int | None:
+    return 48 if config.data is None and config.image_size is None else config.image_size
 
 
 def _check(config: StudyConfig, run: PlannedRun) -> None:
@@ -189,7 +208,7 @@ def _find_all_weights(settings: Iterable[TrainConfig]) -> None:
 
 def _load(config: StudyConfig, protocol: Protocol) -> Dataset:
     """The faces of one protocol, divided as the data say. If they say nothing, the protocol decides."""
-    base = TrainConfig(data=config.data, image_size=config.image_size, max_bad=config.max_bad, split_seed=0)
+    base = TrainConfig(data=config.data, image_size=_image_size(config), max_bad=config.max_bad, split_seed=0)
     weights = _weights(config)
     arch = parse_model(config.models[0]).arch
     contract = find_input(weights.get(arch, base.weights), arch)
@@ -216,8 +235,8 @@ def _funnel(config: StudyConfig) -> list[Json]:
 def _shared_settings(config: StudyConfig) -> Json:
     """The settings that are the same for all runs in a folder. Weights of a further network may be added later."""
     return {
-        "image_size": config.image_size,
-        "epochs": config.epochs,
+        "image_size": _image_size(config),
+        "epochs": _epochs(config),
         "batch_size": config.batch_size,
         "weights": _weights(config),
     }
