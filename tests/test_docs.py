@@ -32,7 +32,18 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SMALL = {
     "train": ["--weights", "random", "--epochs", "1", "--batch-size", "16"],
     "lr-find": ["--weights", "random", "--steps", "20"],
-    "study": ["--weights", "resnet18=random", "--seeds", "1", "--epochs", "1", "--models", "resnet18:fc"],
+    "study": [
+        "--weights",
+        "resnet18=random",
+        "--epochs",
+        "1",
+        "--models",
+        "resnet18:fc",
+        "--protocol",
+        "best",
+        "--seeds",
+        "1",
+    ],
 }
 """What is added to a command, so that it takes seconds."""
 SCRIPTS = {"train.py": "train", "evaluate.py": "evaluate", "predict.py": "predict"}
@@ -116,7 +127,7 @@ def test_commands_run(page: Path, work: Path, network: object, tmp_path: Path, m
         if "|" in command:
             given = subprocess.run(["bash", "-c", command.partition("|")[0]], capture_output=True, check=True)
             monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given.stdout)))
-        trains_again = words[0] == "train" and trained and "--resume" not in words
+        trains_again = words[0] == "train" and trained and "--out" not in words
         main([*words, *SMALL.get(words[0], []), *["--dry-run"] * trains_again])
         ran += 1
         trained |= words[0] == "train"
