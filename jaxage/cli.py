@@ -99,7 +99,7 @@ def _leave(status: int | str) -> None:
 
 
 def _answer_without_command(arguments: Sequence[str]) -> None:
-    """Exit with the list of commands if none of them is named."""
+    """Exit with the version, a shell's completion, or the list of commands, if no command is named."""
     name = arguments[0] if arguments else ""
     if name == "--version":
         print(f"jaxage {version('jaxage')}")

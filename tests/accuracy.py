@@ -1,4 +1,4 @@
-"""The data behind docs/accuracy.md, made of UTKFace, and the trade of `--balance` on validation and test.
+"""The data behind docs/results.md, made of UTKFace, and the trade of `--balance` on validation and test.
 
 python -m tests.accuracy RUN utkface.csv FOLDER
 

@@ -32,18 +32,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SMALL = {
     "train": ["--weights", "random", "--epochs", "1", "--batch-size", "16"],
     "lr-find": ["--weights", "random", "--steps", "20"],
-    "study": [
-        "--weights",
-        "resnet18=random",
-        "--epochs",
-        "1",
-        "--models",
-        "resnet18:fc",
-        "--protocol",
-        "best",
-        "--seeds",
-        "1",
-    ],
+    "study": "--weights resnet18=random --epochs 1 --models resnet18:fc --protocol best --seeds 1".split(),
 }
 """What is added to a command, so that it takes seconds."""
 SCRIPTS = {"train.py": "train", "evaluate.py": "evaluate", "predict.py": "predict"}
@@ -122,7 +111,7 @@ def test_commands_run(page: Path, work: Path, network: object, tmp_path: Path, m
     for command in [line for block in shells(page) if block.runs for line in commands(block)]:
         words = of_jaxage(command)
         if words is None:
-            assert command.split()[0] in ("python", "python3.11", "ruff"), f"mark what does not run: {command}"
+            assert command.startswith("python -m pytest"), f"mark what does not run: {command}"
             continue
         if "|" in command:
             given = subprocess.run(["bash", "-c", command.partition("|")[0]], capture_output=True, check=True)
@@ -131,7 +120,7 @@ def test_commands_run(page: Path, work: Path, network: object, tmp_path: Path, m
         main([*words, *SMALL.get(words[0], []), *["--dry-run"] * trains_again])
         ran += 1
         trained |= words[0] == "train"
-    assert ran or page.name == "CONTRIBUTING.md"
+    assert ran
 
 
 @pytest.mark.parametrize(
@@ -192,17 +181,17 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     pyplot.close("all")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", sorted(COMMANDS.keys() - {"launch"})
+)  # whose options are those of the command it starts
 def test_options_of_every_command_exist(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Those of commands that do not run here too."""
     lines = [line for page in PAGES for block in shells(page) for line in commands(block)]
     words = [words for line in lines if (words := of_jaxage(line)) and words[0] == name]
     named = {word for line in words for word in line if word.startswith("--")}
-    if name == "launch":  # its options are those of the command that it starts
-        return
     with pytest.raises(SystemExit):
         main([name, *["imdb-crop"] * (name == "prepare"), "--help"])
-    assert named <= set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) | {"--age"}
+    assert named <= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
