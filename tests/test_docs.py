@@ -32,7 +32,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SMALL = {
     "train": ["--weights", "random", "--epochs", "1", "--batch-size", "16"],
     "lr-find": ["--weights", "random", "--steps", "20"],
-    "study": "--weights resnet18=random --epochs 1 --models resnet18:fc --protocol best --seeds 1".split(),
+    "study": shlex.split("--weights resnet18=random --epochs 1 --models resnet18:fc --protocol best --seeds 1"),
 }
 """What is added to a command, so that it takes seconds."""
 SCRIPTS = {"train.py": "train", "evaluate.py": "evaluate", "predict.py": "predict"}
